@@ -1,0 +1,105 @@
+"""A limit on everything, in one place, each with its unit last in the name.
+
+Nothing else in the code invents a bound.  Those that a user may change are
+also settings (``config.py``); these are their defaults and their ceilings.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# the log
+SEGMENT_BYTES: Final = 64 * MIB
+ENTRY_BODY_BYTES_MAX: Final = 8 * MIB
+"""An entry's body on disk and wire.  Larger transactions are split into parts."""
+PART_RAW_BYTES: Final = 2 * MIB
+"""Raw page bytes in one part of a split transaction."""
+LOG_TAIL_CACHE_BYTES: Final = 16 * MIB
+"""Recent entries kept in memory for followers that are nearly up to date."""
+LOG_UNSYNCED_BYTES_MAX: Final = 32 * MIB
+"""Staged but not yet durable; beyond it the writer waits."""
+RETENTION_BYTES: Final = 1024 * MIB
+RETENTION_SECONDS: Final = 7 * 24 * 3600
+
+# replication
+APPEND_BYTES_MAX: Final = 1 * MIB
+"""Entries in one append message (one entry may exceed it, up to its own limit)."""
+INFLIGHT_BYTES_MAX: Final = 16 * MIB
+INFLIGHT_MESSAGES_MAX: Final = 256
+PEER_FRAME_BYTES_MAX: Final = 16 * MIB
+HEARTBEAT_MS: Final = 100
+ELECTION_TIMEOUT_MS: Final = 1000
+TICK_MS: Final = 20
+
+# groups, requests, clients
+GROUP_REQUESTS_MAX: Final = 500
+WRITE_QUEUE_MAX: Final = 20_000
+STATEMENTS_MAX: Final = 10_000
+"""Statements in one request."""
+SQL_BYTES_MAX: Final = 1 * MIB
+ARGS_MAX: Final = 32_766
+CLIENT_FRAME_BYTES_MAX: Final = 512 * MIB
+CLIENT_FRAME_BYTES_BEFORE_HELLO: Final = 4 * KIB
+HTTP_BODY_BYTES_MAX: Final = 512 * MIB
+RESULT_BYTES_MAX: Final = 64 * MIB
+RESULT_ROWS_MAX: Final = 1_000_000
+CLIENT_CONNECTIONS_MAX: Final = 10_000
+CLIENT_INFLIGHT_MAX: Final = 4_096
+"""Requests of one connection that are not answered yet; beyond it the server reads no more from it."""
+CLIENT_INFLIGHT_BYTES_MAX: Final = 64 * MIB
+"""The same in bytes of requests (a single larger request is still taken)."""
+CLIENT_QUERIES_MAX: Final = 64
+"""Queries of one connection that run at the same time; the others wait."""
+CLIENT_UNSENT_BYTES_MAX: Final = 4 * MIB
+"""Replies that a connection has not taken; beyond it the server reads and starts nothing more for it."""
+CLIENT_UNSENT_BYTES_ABORT: Final = 512 * MIB
+"""Beyond this the connection is cut: replies of requests under way may exceed the bound above, not this one."""
+CLIENT_HELLO_SECONDS: Final = 10.0
+CLIENT_LINGER_SECONDS: Final = 1.0
+"""How long a refused connection may read its error before it is closed."""
+CLIENT_CONNECT_SECONDS: Final = 3.0
+CLIENT_CALLS_MAX: Final = 100_000
+"""Requests that one client object keeps open."""
+CLIENT_EVENTS_MAX: Final = 1_000
+"""Events that a client object buffers for its user before it stops reading."""
+CLIENT_BACKOFF_SECONDS_MIN: Final = 0.02
+CLIENT_BACKOFF_SECONDS_MAX: Final = 1.0
+CLIENT_ANSWER_GRACE_SECONDS: Final = 0.25
+"""A client waits this much longer than the time limit it gave the server: a late 'no' beats 'unknown'."""
+HTTP_HEAD_BYTES_MAX: Final = 64 * KIB
+HTTP_HEARTBEAT_SECONDS: Final = 15.0
+REQUEST_ID_BYTES_MAX: Final = 64
+TIMEOUT_MS_DEFAULT: Final = 30_000
+TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
+DEDUP_COUNT: Final = 100_000
+"""Request ids remembered for exactly-once."""
+DEDUP_SECONDS: Final = 3600
+DEDUP_RESULT_BYTES_MAX: Final = 4 * KIB
+
+# engine
+CHECKPOINT_FRAMES: Final = 4_000
+APPLY_INTERVAL_MS: Final = 8
+"""Under load a follower merges what arrives within this time; when idle it applies at once."""
+APPLY_PAGES_MAX: Final = 2_000
+"""Pages merged into one apply (a single transaction may be larger)."""
+PAGE_CACHE_BYTES: Final = 16 * MIB
+"""Recent page images kept for deltas."""
+
+# snapshots
+SNAPSHOT_RANGE_PAGES: Final = 1_024
+SNAPSHOT_SESSIONS_MAX: Final = 4
+SNAPSHOT_PIN_SECONDS_MAX: Final = 3600
+"""A session that holds its pin longer is ended; the receiver resumes with a newer pin."""
+SNAPSHOT_RANGE_BYTES: Final = 4 * MIB
+"""Raw bytes of one range (fewer units when they are large)."""
+SNAPSHOT_RANGES_INFLIGHT: Final = 4
+SNAPSHOT_UNIT_BYTES_MAX: Final = 1 * MIB
+SNAPSHOT_UNITS_MAX: Final = 2**32 - 2
+"""SQLite's own limit of pages; a larger number in an offer is a damaged message."""
+SNAPSHOT_IDLE_SECONDS_MAX: Final = 60
+"""Silence of the other side after which a transfer counts as broken."""
+SNAPSHOT_BACKOFF_SECONDS: Final = 0.25
+SNAPSHOT_BACKOFF_SECONDS_MAX: Final = 30.0

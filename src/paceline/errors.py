@@ -19,7 +19,10 @@
     └── Corruption                 bytes on disk or wire that fail their checks
         ├── BadEntry               a log record
         ├── HashMismatch           a page
-        └── Diverged               this copy does not continue the leader's history
+        ├── AppendFailed           the write-ahead log of the database is in an unknown state: end the process
+        ├── Diverged               this copy does not continue the leader's history
+        ├── LogFailed              a write or sync of the log failed: fatal for the node, never retried
+        └── VoteLost               the vote file is missing or damaged: the node must not vote
 
 Two kinds of error exist and never mix: operating errors (this tree, with a
 hint for the operator) and programmer errors (``AssertionError``: the node
@@ -30,12 +33,14 @@ again without thought; ``hint`` says what to do.
 from __future__ import annotations
 
 __all__ = [
+    "AppendFailed",
     "BadEntry",
     "Corruption",
     "DiskFull",
     "Diverged",
     "Forbidden",
     "HashMismatch",
+    "LogFailed",
     "NoQuorum",
     "NotLeader",
     "OutcomeUnknown",
@@ -49,6 +54,7 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "UsageError",
+    "VoteLost",
     "WritesStopped",
     "from_wire",
     "to_wire",
@@ -163,7 +169,19 @@ class HashMismatch(Corruption):
     pass
 
 
+class AppendFailed(Corruption):
+    """Fatal for the node: only a restart, and SQLite's own recovery, brings the database back to a known state."""
+
+
 class Diverged(Corruption):
+    pass
+
+
+class LogFailed(Corruption):
+    pass
+
+
+class VoteLost(Corruption):
     pass
 
 

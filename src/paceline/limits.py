@@ -21,6 +21,8 @@ LOG_TAIL_CACHE_BYTES: Final = 16 * MIB
 """Recent entries kept in memory for followers that are nearly up to date."""
 LOG_UNSYNCED_BYTES_MAX: Final = 32 * MIB
 """Staged but not yet durable; beyond it the writer waits."""
+LOG_RESERVE_BYTES: Final = 2 * SEGMENT_BYTES
+"""With less free space than this a leader hands over before the disk is full."""
 RETENTION_BYTES: Final = 1024 * MIB
 RETENTION_SECONDS: Final = 7 * 24 * 3600
 
@@ -85,6 +87,10 @@ APPLY_INTERVAL_MS: Final = 8
 """Under load a follower merges what arrives within this time; when idle it applies at once."""
 APPLY_PAGES_MAX: Final = 2_000
 """Pages merged into one apply (a single transaction may be larger)."""
+APPLY_BYTES_MAX: Final = 8 * MIB
+"""Page images that an apply holds in memory; what is larger is streamed to the write-ahead log."""
+PAGE_BODY_RAW_BYTES_MAX: Final = 16 * MIB
+"""A page body after decompression."""
 PAGE_CACHE_BYTES: Final = 16 * MIB
 """Recent page images kept for deltas."""
 
@@ -103,3 +109,13 @@ SNAPSHOT_IDLE_SECONDS_MAX: Final = 60
 """Silence of the other side after which a transfer counts as broken."""
 SNAPSHOT_BACKOFF_SECONDS: Final = 0.25
 SNAPSHOT_BACKOFF_SECONDS_MAX: Final = 30.0
+
+# SQLite
+VALUE_BYTES_MAX: Final = 256 * MIB
+"""One text or blob (SQLite's own ceiling is 1 GB)."""
+STATEMENT_CACHE_COUNT: Final = 256
+"""Prepared statements kept per connection."""
+STATEMENT_TEXT_CACHE_BYTES: Final = 4 * MIB
+"""Classified SQL texts kept per engine."""
+FOREIGN_LOCK_MS_MAX: Final = 5_000
+"""How long the leader waits when another program holds its file's write lock."""

@@ -44,7 +44,7 @@ class Timing:
 class Random(Protocol):
     """The injected source of randomness (``random.Random`` fits)."""
 
-    def randrange(self, stop: int) -> int: ...
+    def randrange(self, start: int, /) -> int: ...
 
 
 class LogView(Protocol):

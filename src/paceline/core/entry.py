@@ -73,6 +73,7 @@ class EntryKind(IntEnum):
     BARRIER = 5  # every node pins its state here (verify)
     REQUESTS = 0x41  # local: capture mark, then SQL and bindings of the requests in the TXN of this index
     MARK = 0x42  # local: a capture mark alone, written when a reign starts
+    SYNCED = 0x43  # local: first record of each write to the log; names the entry durable before that write
 
 
 class EntryFlags(IntFlag):

@@ -1,27 +1,31 @@
-"""What a node must never forget: its term, its vote, and whom it last followed.
+"""What a node must remember to be safe: its term and its vote.
 
-The file behind it is ``log/vote.py``; the rule is Raft's (Ongaro 2014, section
-3.8): durable before any message that depends on it leaves.
+A hard state is durable before any message that depends on it leaves the node
+(invariant I2).  ``commit`` is a hint: a lower bound of what was committed, so
+that a log that came back shorter is noticed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paceline.ids import NodeId, Term
+from paceline.ids import Index, NodeId, Term
 
 __all__ = ["HardState"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class HardState:
-    """``voted_for``: whom this node voted for (or first accepted as leader) in ``term``.
-
-    ``leader``: the leader whose entries stand at the end of this node's log; it
-    survives a rise of the term, and lets a designated leader that lost
-    an unsynced tail come back (see ``election.py``).
-    """
+    """``voted_for`` belongs to ``term``: it changes only from None, or when the term rises."""
 
     term: Term
     voted_for: NodeId | None
-    leader: NodeId | None
+    commit: Index = Index(0)  # noqa: RUF009 - NewType, a plain int
+    leader: NodeId | None = None
+    """Whose entries stand at the end of the log; survives a rise of the term (see ``election.py``)."""
+
+    def may_become(self, new: HardState) -> bool:
+        """Whether ``new`` keeps the promise of this state: no older term, no second vote in a term."""
+        if new.term != self.term:
+            return new.term > self.term
+        return self.voted_for is None or new.voted_for == self.voted_for

@@ -449,19 +449,20 @@ class Replica:
             self.commit = commit
             self._batch.commit = commit
 
-    def installed(self, base: Position, membership: Membership) -> None:
-        """A snapshot is in place; the log was reset to ``base``."""
-        assert self._leading is None and self.log.last == base
-        self._last = base
-        self.durable = base.index
-        self._verified = base.index
-        self.history.reset(base.index, membership)
+    def installed(self, base: Position, membership: Membership, *, durable: Index) -> None:
+        """A snapshot at ``base`` is in place; the log was reset to it, or goes on behind it."""
+        assert self._leading is None and self._batch.truncate_after is None
+        self._last = self.log.last
+        self.durable = durable
+        if self.log.base == base:
+            self.history.reset(base.index, membership)
+            self._batch.membership_changed = True
+        self._verified = min(max(self._verified, base.index), self._last.index)
         if base.index > self.commit:
             self.commit = base.index
             self._batch.commit = base.index
         if self.leader is not None:
             self._report()
-        self._batch.membership_changed = True
 
     # -- leading --------------------------------------------------------------------
 

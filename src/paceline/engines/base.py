@@ -68,18 +68,18 @@ UNIT_HASH_BYTES = 16
 
 
 def unit_hash(unit: bytes | memoryview) -> bytes:
-    """XXH3-128 of one unit of a snapshot, big endian: the same on every node, so that hashes may be compared."""
+    """XXH3-128 of one unit of a snapshot, big endian: the same on every node."""
     return xxhash.xxh3_128_digest(unit)
 
 
 class UnitsDigest:
     """``Pin.digest``, for whoever has the hashes of all units: feed them in order, then read ``value``.
 
-    XXH3-128 over the unit size (4 bytes), the unit count (8 bytes) and every unit's hash.
+    XXH3-128 over the unit size and the unit count (4 bytes each, little endian) and every unit's hash.
     """
 
     def __init__(self, unit_bytes: int, unit_count: int) -> None:
-        self._state = xxhash.xxh3_128(unit_bytes.to_bytes(4, "big") + unit_count.to_bytes(8, "big"))
+        self._state = xxhash.xxh3_128(unit_bytes.to_bytes(4, "little") + unit_count.to_bytes(4, "little"))
         self._missing = unit_count * UNIT_HASH_BYTES
 
     def update(self, hashes: bytes) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks on real clusters over loopback; one JSON line per measurement (see README.md here)."""

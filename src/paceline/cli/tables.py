@@ -1,0 +1,125 @@
+"""How a cluster looks in a terminal: the tables of ``status``, ``up`` and ``node list``.
+
+They fit 80 columns with ordinary names and addresses; wider terminals get more
+columns, never wider noise.  Colour says what words also say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from paceline.cli.members import Overview
+from paceline.cli.text import human_bytes, human_ms, human_seconds, short_position
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+__all__ = ["console", "members_table", "plain_table", "status_view"]
+
+_ROLE_STYLES: Final = {"leader": "bold green", "follower": "cyan", "quarantined": "red"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def plain_table(*headers: str, right: tuple[str, ...] = ()) -> Table:
+    """A table without frame: a rule under the header, two blanks between columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0)
+    )
+    for header in headers:
+        table.add_column(header, no_wrap=True, justify="right" if header in right else "left")
+    return table
+
+
+def _health(text: str) -> str:
+    from rich.markup import escape
+
+    style = "green" if text == "ok" else "red" if text == "down" else "yellow"
+    return f"[{style}]{escape(text)}[/]"
+
+
+def _lag(row: dict[str, Any]) -> str:
+    if not row["up"] or row["lag_entries"] is None:
+        return "-"
+    if row["lag_entries"] == 0:
+        return "0"
+    behind = f"{row['lag_entries']:,}"
+    return behind if row["lag_ms"] is None else f"{behind} ({human_ms(row['lag_ms'])})"
+
+
+def members_table(overview: Overview, width: int) -> Table:
+    extra = [key for key, columns in (("address", 100), ("http", 120)) if width >= columns]
+    heads = ("member", "role", "voting", "term", "position", "lag", "health")
+    table = plain_table(*heads, *extra, right=("term", "lag"))
+    table.columns[6].no_wrap = False
+    table.columns[6].min_width = 12
+    for row in overview.rows:
+        style = _ROLE_STYLES.get(row["role"], "")
+        table.add_row(
+            f"[bold]{row['name']}[/]",
+            f"[{style}]{row['role']}[/]" if style else row["role"],
+            row["voting"],
+            "-" if row["term"] is None else str(row["term"]),
+            short_position(row["position"]),
+            _lag(row),
+            _health(row["health"] + _progress(row["progress"])),
+            *(row[key] or "-" for key in extra),
+        )
+    return table
+
+
+def _progress(progress: dict[str, Any] | None) -> str:
+    if not progress or not progress.get("units_total"):
+        return ""
+    return f" {100 * progress['units_done'] / progress['units_total']:.0f}%"
+
+
+def _headline(overview: Overview) -> str:
+    view = overview.view
+    if view is None:
+        return "[red]no node answers[/]"
+    leader = view.get("leader") or "[red]none[/]"
+    writes = view.get("writes", "-")
+    shown = writes if writes == "on" else f"[yellow]{writes}[/]"
+    parts = [
+        f"cluster [bold]{view.get('cluster', '-')}[/]",
+        f"leader [bold]{leader}[/]",
+        f"term {view.get('term', '-')}",
+        f"durability {view.get('durability', '-')}",
+        f"writes {shown}",
+    ]
+    return "   ".join(parts)
+
+
+def _footline(overview: Overview) -> str:
+    view = overview.view
+    if view is None:
+        return ""
+    log, database = view.get("log") or {}, view.get("database") or {}
+    parts = [
+        f"committed {view.get('commit', '-')}",
+        f"database {human_bytes(database['bytes'])}" if "bytes" in database else "",
+        f"log {human_bytes(log['bytes'])}" if "bytes" in log else "",
+        f"up {human_seconds(view['uptime_s'])}" if "uptime_s" in view else "",
+        f"paceline {view['version']}" if "version" in view else "",
+    ]
+    return "[dim]" + "   ".join(part for part in parts if part) + "[/]"
+
+
+def status_view(overview: Overview, width: int) -> RenderableType:
+    """The whole of ``paceline status``."""
+    from rich.console import Group
+
+    parts: list[RenderableType] = [_headline(overview), ""]
+    if overview.rows:
+        parts.append(members_table(overview, width))
+    foot = _footline(overview)
+    return Group(*parts, *(["", foot] if foot else []))

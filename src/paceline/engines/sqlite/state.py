@@ -1,0 +1,110 @@
+"""The note beside the database that tells whether somebody else wrote while the node was down.
+
+Written atomically at a clean close, at each checkpoint, and when a new log
+gets its salts.  It is a cheap test, not a proof: a foreign writer that added
+frames to the very log of a killed node leaves no trace here, and is found by
+the page hashes of the next transaction that touches those pages.  The answer
+errs on the safe side, because a re-sync by page hashes costs little.
+
+It also keeps what is needed to find a killed leader's surplus (``surplus``):
+the mark of the last complete checkpoint (everything up to it is in the file),
+and the mark at which the last reign began, until the node applies again as a
+follower.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import msgspec
+
+from paceline.engines.sqlite.walformat import WAL_HEADER_BYTES, wal_header_salts
+from paceline.files import Files, write_atomic
+
+__all__ = ["Note", "foreign_write", "read_note", "write_note"]
+
+NOTE_VERSION: Final = 1
+NOTE_NAME: Final = "state"
+_NO_SALTS: Final = bytes(8)
+
+
+class Note(msgspec.Struct, frozen=True):
+    """``salts``: of the log in use (zero: none yet).
+
+    ``size``/``mtime_ns``: of the file when the note was written.
+    ``checkpointed``: encoded capture mark up to which everything is in the file, empty when unknown.
+    ``led_from``: encoded mark where a reign began that no apply has followed, else empty.
+    """
+
+    salts: bytes
+    size: int
+    mtime_ns: int
+    clean: bool
+    checkpointed: bytes = b""
+    led_from: bytes = b""
+    version: int = NOTE_VERSION
+
+
+def _path(database: str) -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(database)), NOTE_NAME)
+
+
+def write_note(
+    files: Files, database: str, *, salts: bytes, clean: bool, checkpointed: bytes, led_from: bytes
+) -> None:
+    """Note the database file as it is now, durably."""
+    stat = os.stat(database)
+    note = Note(
+        salts=salts,
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        clean=clean,
+        checkpointed=checkpointed,
+        led_from=led_from,
+    )
+    write_atomic(files, _path(database), msgspec.json.encode(note))
+
+
+def read_note(files: Files, database: str) -> Note | None:
+    """The last note; None when there is none that can be read."""
+    path = _path(database)
+    if not files.exists(path):
+        return None
+    file = files.open(path)
+    try:
+        note = msgspec.json.decode(file.pread(file.size(), 0), type=Note)
+    except msgspec.MsgspecError:
+        return None
+    finally:
+        file.close()
+    return note if note.version == NOTE_VERSION else None
+
+
+def foreign_write(note: Note, database: str) -> str | None:
+    """Why the files cannot be those that ``note`` speaks of, None when they can; call before opening them."""
+    if not os.path.exists(database):
+        return "the database file is gone"
+    stat = os.stat(database)
+    touched = (stat.st_size, stat.st_mtime_ns) != (note.size, note.mtime_ns)
+    header = _log_header(database)
+    if not header:
+        return "the database file was changed while the node was down" if touched else None
+    if note.clean:
+        return "a write-ahead log appeared while the node was down"
+    salts = wal_header_salts(header)
+    if salts is None:
+        # A header that was torn by a crash has no committed frame behind it.
+        return "the database file was changed while the node was down" if touched else None
+    if note.salts != _NO_SALTS and salts != note.salts:
+        return "the write-ahead log was started afresh while the node was down"
+    return None
+
+
+def _log_header(database: str) -> bytes:
+    """The log's header, empty when there is no log.  No connection is open: closing the file is safe."""
+    try:
+        with open(database + "-wal", "rb") as file:
+            return file.read(WAL_HEADER_BYTES)
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,99 @@
+"""Membership while running: letting nodes in, promoting them, taking them out.
+
+A node that wants in asks the leader with its name, incarnation and addresses.  It becomes a
+learner by a config entry, catches up (log or snapshot), and is promoted to voter
+by another one: it counts only when it has caught up.  The same name with
+a new incarnation is somebody new; a member that was removed stays out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from paceline.core.membership import Member, Membership
+from paceline.core.progress import Sending
+from paceline.errors import NotLeader, PacelineError, UsageError
+
+if TYPE_CHECKING:
+    from paceline.node.node import Node
+
+__all__ = ["Members"]
+
+CAUGHT_UP_ENTRIES = 64
+"""A learner this close to the leader's end is promoted."""
+_EVERY_MS = 100
+
+
+class Members:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._next_ms = 0
+
+    def changed(self) -> None:
+        membership = self._node.replica.membership
+        if membership is not None:
+            self._node.ports.event("membership", members=[m.name for m in membership.members])
+
+    def admit(self, candidate: Member) -> Membership:
+        """Leader: let ``candidate`` in as a learner (again, and nothing happens); raises when it may not come in."""
+        membership = self._leading()
+        known = membership.member(candidate.name)
+        wanted = msgspec.structs.replace(candidate, voter=known.voter if known else False)
+        if known == wanted:
+            return membership
+        if known is not None and known.incarnation != candidate.incarnation:
+            if known.voter and len(membership.voters) == 1:
+                raise UsageError(f"{known.name} is the last voter")
+            wanted = msgspec.structs.replace(candidate, voter=False)
+        changed = membership.with_member(wanted)
+        self._change(changed)
+        return changed
+
+    def remove(self, name: str) -> None:
+        membership = self._leading()
+        if name == self._node.replica.name:
+            raise UsageError(
+                f"{name} leads the cluster", hint="only a follower can be removed; move the leadership first"
+            )
+        self._change(membership.without(name))
+
+    def set_writes(self, value: str) -> None:
+        """``on`` or ``stopped``."""
+        membership = self._leading()
+        if membership.settings.writes != value:
+            settings = msgspec.structs.replace(membership.settings, writes=value)
+            self._change(msgspec.structs.replace(membership, settings=settings))
+
+    def _leading(self) -> Membership:
+        replica = self._node.replica
+        if not self._node.leads or replica.membership is None:
+            raise NotLeader(
+                f"{replica.name} does not lead", leader=str(replica.leader) if replica.leader else None
+            )
+        return replica.membership
+
+    def _change(self, membership: Membership) -> None:
+        self._node.replica.change(membership, self._node.ports.now_ms())
+        self._node.drain()
+
+    def tick(self, now_ms: int) -> None:
+        """Leader: promote one learner that has caught up."""
+        node = self._node
+        if now_ms < self._next_ms or not node.leads:
+            return
+        self._next_ms = now_ms + _EVERY_MS
+        membership = node.replica.membership
+        if membership is None or node.replica.history.index > node.replica.commit:
+            return
+        for member in membership.members:
+            progress = node.replica.followers.get(member.name)
+            if member.voter or progress is None or progress.state is not Sending.REPLICATE:
+                continue
+            if progress.health == "ok" and progress.applied + CAUGHT_UP_ENTRIES >= node.replica.last.index:
+                try:
+                    self._change(membership.with_member(msgspec.structs.replace(member, voter=True)))
+                except PacelineError:
+                    pass  # another change is under way; the next tick tries again
+                return

@@ -1,0 +1,436 @@
+"""The node: carries out what the core decides, the same in production and in the simulator.
+
+Everything here runs on one loop and never blocks; what may block goes through a
+lane of :class:`~paceline.node.ports.Ports`.  After every input to the core ``drain``
+carries out its batch in the order that ``core/effects.py`` promises; ``pump`` gives the state
+lane its next piece of work when it is free.
+
+    input (message, tick, synced, group done)  ->  core  ->  drain: stage, send, flush
+                                                             |      settle acks, wake readers
+    state lane free  ->  pump: lead/follow, pins, checkpoint, next group or next apply
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from paceline.core.effects import Batch, Role
+from paceline.core.entry import Entry, EntryKind, encode_local
+from paceline.core.membership import Membership
+from paceline.core.messages import Message
+from paceline.core.replica import Replica
+from paceline.engines.base import Engine, Pin, join_local
+from paceline.errors import Corruption, DiskFull, NotLeader, PacelineError, Unavailable
+from paceline.files import Files
+from paceline.ids import DatabasePosition, Index, NodeId, Position
+from paceline.log.custody import Custody
+from paceline.log.journal import Log
+from paceline.node.acks import Acks
+from paceline.node.anchors import Anchor, pack, save_anchor
+from paceline.node.applies import Applies
+from paceline.node.locate import idle_end
+from paceline.node.members import Members
+from paceline.node.ports import Lane, Ports
+from paceline.node.reads import Reads
+from paceline.node.retain import Retainer
+from paceline.node.verifier import Verifier
+from paceline.node.writes import Writes
+
+__all__ = ["Node", "NodeSettings"]
+
+T = TypeVar("T")
+_DISK_FULL_RETRY_MS = 500
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Local settings of one node (those that all share are in the membership)."""
+
+    apply_interval_ms: int
+    checkpoint_retry_ms: int
+    retention_bytes: int
+    retention_seconds: int
+
+
+class Node:
+    """One member of the cluster.  Every method runs on the loop."""
+
+    def __init__(
+        self,
+        *,
+        ports: Ports,
+        files: Files,
+        anchor_path: str,
+        anchor: Anchor,
+        log: Log,
+        custody: Custody,
+        engine: Engine,
+        replica: Replica,
+        applied: Index,
+        settings: NodeSettings,
+        quarantined: str | None,
+    ) -> None:
+        self.ports = ports
+        self.files = files
+        self.log = log
+        self.custody = custody
+        self.engine = engine
+        self.replica = replica
+        self.settings = settings
+        self.applied = applied
+        self.quarantined = quarantined
+        self.installing = False
+        self.stopping = False
+        self.state_busy = False
+        self.disk_full: DiskFull | None = None
+        self.acks = Acks()
+        self.writes = Writes(self)
+        self.applies = Applies(self, settings.apply_interval_ms)
+        self.reads = Reads(self)
+        self.verifier = Verifier(self)
+        self.members = Members(self)
+        self.retainer = Retainer(self)
+        self._anchor_path = anchor_path
+        self.anchor = anchor
+        self._engine_leads = False
+        self._tasks: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+        self._flushing = False
+        self._held: list[list[tuple[NodeId, Message]]] = []
+        self._in_flush: list[list[tuple[NodeId, Message]]] = []
+        self._hard_unsynced = 0
+        self._checkpoint_not_before_ms = 0
+        replica.applied_to(applied)
+        replica.health = quarantined or "ok"
+
+    # -- what the parts ask ------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node leads and its engine is ready to write."""
+        return self.replica.role is Role.LEADER and self._engine_leads
+
+    @property
+    def leads_or_will(self) -> bool:
+        return self.replica.role is Role.LEADER
+
+    def idle_end(self) -> Index:
+        return idle_end(self.log, self.applied)
+
+    def set_applied(self, index: Index) -> None:
+        self.applied = index
+        self.replica.applied_to(index)
+        self.reads.applied()
+
+    # -- inputs ---------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """First step after start-up: a designated leader campaigns at once."""
+        membership = self.replica.membership
+        if membership and membership.settings.leader == self.replica.name:
+            self.replica.campaign(self.ports.now_ms())
+        self.drain()
+        self.pump()
+
+    def receive(self, sender: NodeId, message: Message) -> None:
+        if self.installing:
+            return
+        self.replica.receive(sender, message, self.ports.now_ms())
+        self.drain()
+        if not self.state_busy:
+            self.pump()
+
+    def tick(self) -> None:
+        if self.installing or self.stopping:
+            return
+        now_ms = self.ports.now_ms()
+        self.replica.tick(now_ms, self.ports.wall_us())
+        self.drain()
+        self.acks.expire(now_ms)
+        self.reads.expire(now_ms)
+        self.members.tick(now_ms)
+        self.retainer.tick(now_ms)
+        if self.quarantined and self.replica.leader and not self.leads_or_will:
+            self.ports.fetch_snapshot(self.replica.leader)
+        self.pump()
+
+    def connected(self, name: NodeId) -> None:
+        self.replica.connected(name, self.ports.now_ms())
+        self.drain()
+
+    def append(self, entries: list[Entry], local: Sequence[bytes]) -> bool:
+        """Entries from the leader's writer; False when they no longer belong to this reign."""
+        appended = self.replica.append(entries, self.ports.now_ms())
+        if not appended:
+            self.ports.fatal(
+                Unavailable(
+                    f"{self.replica.name} lost its leadership while a group ran; restarting to undo it"
+                )
+            )
+        self.drain(local)
+        return appended
+
+    # -- carrying out a batch -----------------------------------------------------------
+
+    def drain(self, local: Sequence[bytes] = ()) -> None:
+        """Carry out what the core asks for, in the order that it promises."""
+        batch = self.replica.take()
+        if batch.truncate_after is not None:
+            self._truncate(batch.truncate_after)
+        if batch.hard_state is not None:
+            self.log.stage_hard_state(batch.hard_state)
+        if batch.entries:
+            self.log.stage(batch.entries, local)
+        for to, message in batch.messages:
+            self.ports.send(to, message)
+        self._hold(batch)
+        self._flush()
+        if batch.role is not None or batch.leader_changed:
+            self._role_changed()
+        if batch.membership_changed:
+            self.members.changed()
+        if batch.commit is not None:
+            self._committed()
+        if batch.progress_changed and self.leads_or_will:
+            self.acks.settle(self.replica, self.ports.now_ms())
+        if batch.snapshot_from is not None:
+            self.ports.fetch_snapshot(batch.snapshot_from)
+
+    def _hold(self, batch: Batch) -> None:
+        if batch.hard_state is None and not self._hard_unsynced:
+            for to, message in batch.after_hard_state:
+                self.ports.send(to, message)
+        elif batch.hard_state is not None or batch.after_hard_state:
+            self._held.append(batch.after_hard_state)
+            self._hard_unsynced += 1
+
+    def _flush(self) -> None:
+        if self._flushing or not self.log.pending:
+            return
+        self._flushing = True
+        held, self._in_flush = self._in_flush + self._held, []
+        self._held = []
+
+        def done(position: Position) -> None:
+            self._flushing = False
+            self.disk_full = None
+            self._hard_unsynced -= len(held)
+            for messages in held:
+                for to, message in messages:
+                    self.ports.send(to, message)
+            self.replica.durable_to(position, self.ports.now_ms())
+            self.ports.made_room()
+            self.drain()
+            if not self.state_busy:
+                self.pump()
+
+        self.ports.run(Lane.LOG, self.log.flush, done, lambda error: self._flush_failed(error, held))
+
+    def _flush_failed(self, error: BaseException, held: list[list[tuple[NodeId, Message]]]) -> None:
+        """A full disk is waited out (the log keeps what it could not write); anything else is final."""
+        if not isinstance(error, DiskFull):
+            self.ports.fatal(error)
+            return
+        self._flushing = False
+        self._in_flush = held
+        if self.disk_full is None:
+            self.ports.event("disk-full", message=error.message)
+        self.disk_full = error
+        self.ports.later(_DISK_FULL_RETRY_MS, self._flush)
+
+    def _truncate(self, after: Index) -> None:
+        entries = self.log.entries(after, bytes_max=1 << 40)
+        notes = {entry.index: note for entry in entries if (note := self.log.local(entry.index)) is not None}
+        self.custody.keep(
+            "not in the leader's log",
+            entries,
+            notes,
+            time_us=self.ports.wall_us(),
+            term_now=self.replica.term,
+        )
+        self.ports.event("lost", first=entries[0].position.short, last=entries[-1].position.short)
+        self.log.truncate(after)
+        if after < self.applied:
+            self.quarantine(
+                Corruption("the database has transactions that the leader's history does not have")
+            )
+
+    def _role_changed(self) -> None:
+        leader = self.replica.leader
+        self.ports.event("role", role=self.replica.role.value, term=self.replica.term, leader=leader)
+        if not self.leads_or_will:
+            self.acks.abandon(f"{self.replica.name} no longer leads")
+            self.writes.abandon(str(leader) if leader else None)
+
+    def _committed(self) -> None:
+        self.reads.committed()
+        self._keep_membership()
+        if self.leads and not self.state_busy and not len(self.writes):
+            self.replica.announce_commit(self.ports.now_ms())
+            self.drain()
+
+    def _keep_membership(self) -> None:
+        """Remember a committed membership outside the log, which may drop its entry later."""
+        history = self.replica.history
+        held = self.anchor.memberships[-1][0] if self.anchor.memberships else 0
+        if history.current is None or history.index > self.replica.commit or history.index <= held:
+            return
+        self._save_anchor(
+            msgspec.structs.replace(self.anchor, memberships=((history.index, history.current),))
+        )
+
+    def _save_anchor(self, anchor: Anchor) -> None:
+        self.anchor = anchor
+        self.ports.run(
+            Lane.LOG,
+            lambda: save_anchor(self.files, self._anchor_path, anchor),
+            lambda _: None,
+            self.ports.fatal,
+        )
+
+    # -- the state lane ---------------------------------------------------------------------
+
+    def run_state(
+        self,
+        work: Callable[[], T],
+        done: Callable[[T], None],
+        failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """Run ``work`` on the state lane; then ``done``, then whatever is next."""
+        assert not self.state_busy
+        self.state_busy = True
+
+        def finished(result: T) -> None:
+            self.state_busy = False
+            done(result)
+            if not self.state_busy:
+                self.pump()
+
+        def broke(error: BaseException) -> None:
+            self.state_busy = False
+            (failed or self.ports.fatal)(error)
+
+        self.ports.run(Lane.STATE, work, finished, broke)
+
+    def on_state(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
+        """Queue ``work`` for the state lane, ahead of groups and applies."""
+        self._tasks.append((work, done))
+        self.pump()
+
+    def pump(self) -> None:
+        """Give the state lane its next piece of work, if it is free."""
+        if self.state_busy or self.stopping:
+            return
+        if self._tasks:
+            work, done = self._tasks.pop(0)
+            self.run_state(work, done)
+        elif self.installing or self.quarantined:
+            return
+        elif self.leads_or_will:
+            self._pump_leader()
+        elif self._engine_leads:
+            self._engine_leads = False
+            self.run_state(self.engine.follow, lambda _: None)
+        elif not self.applies.start() and not self.state_busy:
+            self._checkpoint()
+
+    def _pump_leader(self) -> None:
+        if not self._engine_leads:
+            if not self.applies.start() and not self.state_busy:
+                self.run_state(self.engine.lead, self._lead)
+            return
+        if self.applied < self.replica.last.index:
+            self.set_applied(self.idle_end())
+        if self.verifier.start() or self._checkpoint():
+            return
+        if self.writes.ready() and not self._checkpoint_waits():
+            self.writes.start_group()
+
+    def _lead(self, position: DatabasePosition | None) -> None:
+        """The engine writes now: note in the log how far the database has been captured."""
+        self._engine_leads = True
+        self.set_applied(self.idle_end())
+        mark = join_local(self.engine.capture_mark(), b"")
+        last = self.log.last
+        record = encode_local(EntryKind.MARK, last.term, last.index, mark, time_us=self.ports.wall_us())
+        self.log.stage([], [record])
+        self._flush()
+        self.ports.event("leading", term=self.replica.term)
+
+    def _checkpoint_waits(self) -> bool:
+        """A checkpoint is due and only waits for the log's sync: no new group until then."""
+        return (
+            self.engine.checkpoint_due()
+            and self.replica.durable < self.applied
+            and self.ports.now_ms() >= self._checkpoint_not_before_ms
+        )
+
+    def _checkpoint(self) -> bool:
+        """Start a due checkpoint; only when the log is durable as far as the database goes."""
+        now_ms = self.ports.now_ms()
+        if now_ms < self._checkpoint_not_before_ms or not self.engine.checkpoint_due():
+            return False
+        if self.replica.durable < self.applied:
+            return False
+
+        def done(database_durable: Index | None) -> None:
+            if database_durable is None:
+                self._checkpoint_not_before_ms = self.ports.now_ms() + self.settings.checkpoint_retry_ms
+            else:
+                self.retainer.database_durable = database_durable
+
+        def failed(error: BaseException) -> None:
+            if isinstance(error, Corruption) and not self.leads_or_will:
+                self.quarantine(error)
+            else:
+                self.ports.fatal(error)
+
+        self.run_state(self.engine.checkpoint, done, failed)
+        return True
+
+    # -- snapshots -----------------------------------------------------------------------------
+
+    def pin(self, done: Callable[[Pin, Position], None]) -> None:
+        """Pin the state for a transfer; the log is kept from there until ``retainer.release``."""
+
+        def pinned(pin: Pin) -> None:
+            position = self.log.position_at(self.applied)
+            assert position is not None
+            done(pin, position)
+
+        self.on_state(self.engine.pin, pinned)
+
+    def begin_resync(self) -> None:
+        """A snapshot is being fetched: nothing is applied or served until it is in place."""
+        if self.quarantined is None:
+            self.quarantined = "re-syncing: what comes next is no longer in the leader's log"
+            self.replica.health = self.quarantined
+
+    def quarantine(self, error: Exception) -> None:
+        """This copy can no longer be trusted: stop serving, re-sync from the leader."""
+        reason = error.message if isinstance(error, PacelineError) else str(error)
+        self.quarantined = f"quarantined: {reason}"
+        self.replica.health = self.quarantined
+        self.ports.event("quarantined", reason=reason)
+        if self.replica.leader is not None and not self.leads_or_will:
+            self.ports.fetch_snapshot(self.replica.leader)
+
+    def begin_install(self) -> None:
+        """A snapshot is staged: stop following until it is in place."""
+        if self.leads_or_will:
+            raise NotLeader("this node leads; it installs no snapshot")
+        self.installing = True
+
+    def installed(self, base: Position, membership: Membership, database: DatabasePosition | None) -> None:
+        """The database and the log stand at ``base``: follow from there."""
+        self.anchor = Anchor(base=str(base), database=pack(database), memberships=((base.index, membership),))
+        self.installing = False
+        self.quarantined = None
+        self.replica.health = "ok"
+        self.replica.installed(base, membership, durable=self.log.durable.index)
+        self.applied = base.index
+        self.set_applied(self.idle_end())
+        self.ports.event("installed", position=str(base))
+        self.drain()
+        self.pump()

@@ -1,0 +1,171 @@
+"""The leader's write path: a queue, one group after the other on the state lane, replies later.
+
+While a group waits for disks and peers the next one already runs.  A group is as
+large as what had queued up when the state lane became free: alone when idle, up to
+the limit under load.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from paceline.core.durability import parse_durability, unsatisfiable
+from paceline.core.entry import Entry
+from paceline.core.membership import majority
+from paceline.engines.base import Group, GroupResult, WriteRequest
+from paceline.errors import (
+    NotLeader,
+    Overloaded,
+    PacelineError,
+    TimedOut,
+    Unavailable,
+    UsageError,
+    WritesStopped,
+)
+from paceline.ids import Index, Position, Slot
+from paceline.limits import GROUP_REQUESTS_MAX, LOG_UNSYNCED_BYTES_MAX, WRITE_QUEUE_MAX
+from paceline.node.acks import Done, Waiting
+
+if TYPE_CHECKING:
+    from paceline.node.node import Node
+
+__all__ = ["Writes"]
+
+
+@dataclass(slots=True)
+class _Queued:
+    request: WriteRequest
+    done: Done
+    deadline_ms: int
+
+
+class Writes:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._queue: deque[_Queued] = deque()
+        self.groups = 0
+        self.requests = 0
+        self.parts = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def submit(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
+        """Queue a request; ``done`` is called exactly once, on the loop."""
+        refused = self._refusal(request)
+        if refused is not None:
+            done(refused)
+            return
+        self._queue.append(_Queued(request, done, self._node.ports.now_ms() + timeout_ms))
+        if not self._node.state_busy:
+            self._node.pump()
+
+    def _refusal(self, request: WriteRequest) -> PacelineError | None:
+        node = self._node
+        membership = node.replica.membership
+        if membership is None or not node.leads:
+            leader = node.replica.leader
+            return NotLeader(f"{node.replica.name} does not lead", leader=str(leader) if leader else None)
+        if membership.settings.writes != "on":
+            return WritesStopped("writes are stopped", hint="start them again with: paceline writes start")
+        if node.disk_full is not None:
+            return node.disk_full
+        voters = len(membership.voters)
+        if voters < majority(voters + len(membership.forming)):
+            missing = ", ".join(membership.forming)
+            return Unavailable(f"the cluster is forming: waiting for {missing}", hint="start these nodes")
+        if len(self._queue) >= WRITE_QUEUE_MAX:
+            return Overloaded(f"{WRITE_QUEUE_MAX} writes are queued already", hint="slow down and repeat")
+        try:
+            level = parse_durability(request.durability)
+        except UsageError as error:
+            return error
+        followers = frozenset(str(m.name) for m in membership.members) - {str(node.replica.name)}
+        why = unsatisfiable(level, followers)
+        return UsageError(why, hint="choose a durability that this cluster can reach") if why else None
+
+    def ready(self) -> bool:
+        """Whether a group may start now."""
+        return bool(self._queue) and self._node.log.staged_bytes < LOG_UNSYNCED_BYTES_MAX
+
+    def start_group(self) -> bool:
+        """Reserve the next place and run what is queued; False when the place is taken."""
+        node = self._node
+        batch = self._collect()
+        if not batch:
+            return False
+        slot = node.replica.reserve()
+        if slot is None:
+            self._queue.extendleft(reversed(batch))
+            return False
+        group = Group(slot, [queued.request for queued in batch], node.ports.wall_us(), self._emit)
+        node.run_state(
+            lambda: node.engine.run_group(group), lambda result: self._group_done(slot, batch, result)
+        )
+        return True
+
+    def _collect(self) -> list[_Queued]:
+        now_ms = self._node.ports.now_ms()
+        batch: list[_Queued] = []
+        while self._queue and len(batch) < GROUP_REQUESTS_MAX:
+            queued = self._queue.popleft()
+            if queued.deadline_ms <= now_ms:
+                queued.done(
+                    TimedOut("the time limit passed before the write could start; nothing was changed")
+                )
+            else:
+                batch.append(queued)
+        return batch
+
+    def _emit(self, part: Entry) -> None:
+        """State lane: a part of a large transaction is ready."""
+        node = self._node
+        node.ports.wait_for_room(len(part.record))
+        node.ports.post(lambda: self._part(part))
+
+    def _part(self, part: Entry) -> None:
+        self.parts += 1
+        self._node.append([part], [])
+
+    def _group_done(self, slot: Slot, batch: list[_Queued], result: GroupResult) -> None:
+        node = self._node
+        self.groups += 1
+        self.requests += len(batch)
+        if result.entry is not None:
+            appended = node.append([result.entry], [result.local] if result.local else [])
+            if not appended:
+                for queued in batch:
+                    queued.done(
+                        NotLeader(f"{node.replica.name} lost its leadership", leader=node.replica.leader)
+                    )
+                return
+            node.set_applied(result.entry.index)
+        self._wait(batch, result, result.entry.position if result.entry else node.replica.last)
+        node.replica.release(node.ports.now_ms())
+        node.drain()
+
+    def _wait(self, batch: list[_Queued], result: GroupResult, position: Position) -> None:
+        acks = self._node.acks
+        levels: dict[str, list[Waiting]] = {}
+        for queued, outcome in zip(batch, result.outcomes, strict=True):
+            waiting = Waiting(outcome, queued.done, queued.deadline_ms)
+            level = str(parse_durability(queued.request.durability))
+            if outcome.repeated_at is not None:
+                acks.add(level, self._earlier(outcome.repeated_at) or position, [waiting])
+            else:
+                levels.setdefault(level, []).append(waiting)
+        for level, replies in levels.items():
+            acks.add(level, position, replies)
+
+    def _earlier(self, first_index: Index) -> Position | None:
+        """End position of the transaction that a repeated request belongs to, while the log still knows it."""
+        return self._node.log.position_at(first_index)
+
+    def abandon(self, leader: str | None) -> None:
+        """This node no longer leads: nothing that only waited in the queue has happened."""
+        while self._queue:
+            self._queue.popleft().done(
+                NotLeader("the leader changed before the write started", leader=leader)
+            )

@@ -1,0 +1,234 @@
+"""Connections between nodes.
+
+Every node calls every other member and keeps that connection for what *it* has to
+say; the answers come on the other's own call.  A lost connection is called again with a
+growing pause.  Messages to a node that is not connected are dropped: the core repeats what matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from paceline.core.membership import Membership
+from paceline.core.messages import Message
+from paceline.core.wire import decode_message, encode_message
+from paceline.errors import PacelineError, ProtocolError, Unavailable, UsageError
+from paceline.ids import NodeId
+from paceline.limits import PEER_FRAME_BYTES_MAX
+from paceline.runtime.greeting import Hello, Welcome, greet, read_hello, refusal, send_frame
+
+__all__ = ["Host", "Peers", "connect", "split_address"]
+
+_PAUSE_S = (0.05, 1.0)
+_UNSENT_BYTES_MAX = 64 * 1024 * 1024
+_READ_BYTES = 256 * 1024
+
+
+class Host(Protocol):
+    """What the connections need from the process."""
+
+    def hello(self, purpose: str) -> Hello: ...
+
+    def judge(self, hello: Hello) -> Welcome:
+        """Accept or refuse a caller."""
+        ...
+
+    def connected(self, name: NodeId) -> None: ...
+
+    def received(self, sender: NodeId, message: Message) -> None: ...
+
+    def refused(self, name: NodeId, error: PacelineError, *, fatal: bool) -> None: ...
+
+    async def serve_snapshot(
+        self, hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None: ...
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` (``[::1]:port`` for IPv6)."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"{address!r} is not an address", hint="write host:port")
+    return host.strip("[]"), int(port)
+
+
+async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = split_address(address)
+    try:
+        async with asyncio.timeout(3):
+            return await asyncio.open_connection(host, port, limit=_READ_BYTES)
+    except (OSError, TimeoutError) as error:
+        raise Unavailable(f"cannot reach {address}: {error or 'timed out'}") from None
+
+
+async def frames(reader: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
+    """Cut the stream into frames until it ends; raises ``ProtocolError``."""
+    buffer = bytearray()
+    while chunk := await reader.read(_READ_BYTES):
+        buffer += chunk
+        offset, end = 0, len(buffer)
+        while end - offset >= 4:
+            length = int.from_bytes(buffer[offset : offset + 4], "big")
+            if length > PEER_FRAME_BYTES_MAX:
+                raise ProtocolError(
+                    f"peer frame of {length} bytes is over the limit of {PEER_FRAME_BYTES_MAX}"
+                )
+            if end - offset - 4 < length:
+                break
+            take(bytes(memoryview(buffer)[offset + 4 : offset + 4 + length]))
+            offset += 4 + length
+        if offset:
+            del buffer[:offset]
+
+
+class _Link:
+    """Our call to one member."""
+
+    def __init__(self, host: Host, name: NodeId, address: str) -> None:
+        self.name = name
+        self.address = address
+        self._host = host
+        self._writer: asyncio.StreamWriter | None = None
+
+    def send(self, message: Message) -> None:
+        writer = self._writer
+        if writer is None:
+            return
+        if writer.transport.get_write_buffer_size() > _UNSENT_BYTES_MAX:
+            self._drop()
+            return
+        writer.writelines(encode_message(message))
+
+    def _drop(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._writer = None
+
+    async def run(self) -> None:
+        pause = _PAUSE_S[0]
+        while True:
+            try:
+                reader, writer = await connect(self.address)
+            except PacelineError:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _PAUSE_S[1])
+                continue
+            try:
+                welcome = await greet(reader, writer, self._host.hello("peer"))
+                welcome.raise_error()
+                if welcome.name != self.name:
+                    raise UsageError(f"{self.address} is {welcome.name}, not {self.name}")
+                pause = _PAUSE_S[0]
+                self._writer = writer
+                self._host.connected(self.name)
+                await reader.read(1)  # nothing is ever said here: this ends when the connection does
+            except PacelineError as error:
+                fatal = isinstance(error, UsageError) and "another process" in error.message
+                self._host.refused(self.name, error, fatal=fatal)
+                pause = _PAUSE_S[1]
+            except OSError:
+                pass
+            finally:
+                self._drop()
+                writer.transport.abort()
+            await asyncio.sleep(pause)
+
+
+class Peers:
+    """The listener of the peer port, and a link to every member."""
+
+    def __init__(self, host: Host, own_name: str) -> None:
+        self._host = host
+        self._own = own_name
+        self._links: dict[NodeId, tuple[_Link, asyncio.Task[None]]] = {}
+        self._server: asyncio.Server | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def start(self, address: str) -> None:
+        host, port = split_address(address)
+        try:
+            self._server = await asyncio.start_server(self._answer, host, port, limit=_READ_BYTES)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {address} for other nodes: {error.strerror or error}",
+                hint="is another node running there? choose another 'peer' address",
+            ) from None
+
+    def follow(self, membership: Membership) -> None:
+        """Call the members that there are now, at their present addresses."""
+        wanted = {m.name: m.peer for m in membership.members if m.name != self._own}
+        for name, (link, task) in list(self._links.items()):
+            if wanted.get(name) != link.address:
+                task.cancel()
+                del self._links[name]
+        for name, address in wanted.items():
+            if name not in self._links:
+                link = _Link(self._host, name, address)
+                self._links[name] = (link, asyncio.get_running_loop().create_task(link.run()))
+
+    def send(self, to: NodeId, message: Message) -> None:
+        found = self._links.get(to)
+        if found is not None:
+            found[0].send(message)
+
+    async def close(self) -> None:
+        tasks = [task for _, task in self._links.values()] + list(self._calls)
+        self._links.clear()
+        if self._server is not None:
+            self._server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        except PacelineError as error:
+            with contextlib.suppress(OSError):
+                send_frame(writer, refusal(error, name=self._own))
+                await writer.drain()
+        finally:
+            self._calls.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = await read_hello(reader)
+        welcome = self._host.judge(hello)
+        send_frame(writer, welcome)
+        await writer.drain()
+        if welcome.error is not None or hello.purpose == "join":
+            return
+        if hello.purpose == "snapshot":
+            await self._host.serve_snapshot(hello, reader, writer)
+            return
+        sender = NodeId(hello.name)
+        await frames(reader, lambda payload: self._host.received(sender, decode_message(payload)))
+
+
+Opener = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+async def open_snapshot(address: str, hello: Hello) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A greeted connection for a snapshot."""
+    reader, writer = await connect(address)
+    try:
+        (await greet(reader, writer, hello)).raise_error()
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return reader, writer
+
+
+def anonymous_hello(cluster_name: str) -> Hello:
+    """For tools that are no member (backup)."""
+    return Hello(
+        purpose="snapshot", cluster=None, cluster_name=cluster_name, name="", incarnation="", boot=""
+    )

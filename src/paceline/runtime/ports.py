@@ -1,0 +1,104 @@
+"""The node's ports on a real machine: threads, the event loop's clock, sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from paceline.core.effects import Random
+from paceline.core.messages import Message
+from paceline.ids import NodeId
+from paceline.limits import LOG_UNSYNCED_BYTES_MAX
+from paceline.node.ports import Lane
+from paceline.runtime.lanes import LaneThreads
+
+__all__ = ["Outside", "RealPorts"]
+
+T = TypeVar("T")
+_READ_THREADS = 4
+_ROOM_WAIT_S = 0.5
+
+
+class Outside(Protocol):
+    """What the process does for the node beyond lanes and time."""
+
+    def send(self, to: NodeId, message: Message) -> None: ...
+
+    def fetch_snapshot(self, leader: NodeId) -> None: ...
+
+    def event(self, kind: str, details: dict[str, Any]) -> None: ...
+
+    def fatal(self, error: BaseException) -> None: ...
+
+    def unsynced_bytes(self) -> int: ...
+
+
+class RealPorts:
+    def __init__(self, outside: Outside, loop: asyncio.AbstractEventLoop) -> None:
+        self.random: Random = random.SystemRandom()
+        self._outside = outside
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._room = threading.Condition()
+        self._lanes = {
+            Lane.LOG: LaneThreads("log", loop, 1),
+            Lane.STATE: LaneThreads("state", loop, 1),
+            Lane.READ: LaneThreads("read", loop, _READ_THREADS),
+        }
+        self.send = outside.send
+        self.fetch_snapshot = outside.fetch_snapshot
+        self.fatal = outside.fatal
+
+    def now_ms(self) -> int:
+        return time.monotonic_ns() // 1_000_000
+
+    def wall_us(self) -> int:
+        return time.time_ns() // 1_000
+
+    def deadline(self, timeout_ms: int) -> float:
+        return time.monotonic() + timeout_ms / 1000
+
+    def run(
+        self,
+        lane: Lane,
+        work: Callable[[], T],
+        done: Callable[[T], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._lanes[lane].run(work, done, failed)
+
+    def later(self, delay_ms: int, call: Callable[[], None]) -> None:
+        self._loop.call_later(delay_ms / 1000, call)
+
+    def post(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(call)
+
+    def ask(self, call: Callable[[], T]) -> T:
+        if threading.get_ident() == self._thread:
+            return call()
+
+        async def answer() -> T:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result()
+
+    def wait_for_room(self, size: int) -> None:
+        """What is staged is read without a lock: the bound is soft by one part."""
+        with self._room:
+            while self._outside.unsynced_bytes() + size > LOG_UNSYNCED_BYTES_MAX:
+                self._room.wait(_ROOM_WAIT_S)
+
+    def made_room(self) -> None:
+        with self._room:
+            self._room.notify_all()
+
+    def event(self, kind: str, **details: Any) -> None:
+        self._outside.event(kind, details)
+
+    def stop(self) -> None:
+        for lane in (Lane.READ, Lane.STATE, Lane.LOG):
+            self._lanes[lane].stop()

@@ -1,0 +1,183 @@
+"""What a node says about itself and, when it leads, about the others: one JSON-able dict."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from paceline.core.progress import Progress
+from paceline.ids import Position
+
+if TYPE_CHECKING:
+    from paceline.runtime.process import NodeProcess
+
+__all__ = ["StatusReport"]
+
+_REACHABLE_MS = 2000
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+class StatusReport:
+    def __init__(self, process: NodeProcess, version: str) -> None:
+        self._process = process
+        self._version = version
+        self._started = time.monotonic()
+
+    def make(self) -> dict[str, Any]:
+        process, node = self._process, self._process.node
+        replica, membership = node.replica, node.replica.membership
+        position = node.log.position_at(node.applied)
+        settings = membership.settings if membership else None
+        return {
+            "cluster": process.config.cluster,
+            "cluster_id": process.directory.identity.cluster,
+            "node": process.config.name,
+            "incarnation": process.directory.identity.incarnation,
+            "role": self._role(),
+            "term": replica.term,
+            "leader": replica.leader,
+            "authority": settings.authority if settings else None,
+            "durability": settings.durability if settings else None,
+            "writes": settings.writes if settings else None,
+            "forming": list(membership.forming) if membership else [],
+            "version": self._version,
+            "format": "page",
+            "position": str(position) if position else None,
+            "commit": replica.commit,
+            "applied": node.applied,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "health": self._health(),
+            "ready": self._ready(),
+            "members": self._members(position),
+            "log": {
+                "first": node.log.first_index,
+                "last": node.log.last.index,
+                "durable": node.log.durable.index,
+                "bytes": node.log.bytes,
+                "segments": node.log.segments,
+            },
+            "database": self._database(),
+            "counters": self._counters(),
+            "verifications": node.verifier.results(),
+            "pid": os.getpid(),
+        }
+
+    def _role(self) -> str:
+        node, membership = self._process.node, self._process.node.replica.membership
+        if node.quarantined:
+            return "quarantined"
+        me = membership.member(node.replica.name) if membership else None
+        if node.replica.role.value == "follower" and (me is None or not me.voter):
+            return "learner"
+        return node.replica.role.value
+
+    def _health(self) -> str:
+        node = self._process.node
+        if node.quarantined:
+            return node.quarantined
+        if node.disk_full is not None:
+            return "disk full"
+        if node.replica.leader is None:
+            return "no leader"
+        return "ok"
+
+    def _ready(self) -> bool:
+        node = self._process.node
+        return (
+            node.replica.leader is not None
+            and not node.quarantined
+            and not node.installing
+            and (node.leads or not node.leads_or_will)
+        )
+
+    def _database(self) -> dict[str, Any]:
+        path = self._process.directory.paths.database
+        return {"path": path, "bytes": _size(path), "wal_bytes": _size(path + "-wal")}
+
+    def _counters(self) -> dict[str, int]:
+        node = self._process.node
+        return {
+            "groups": node.writes.groups,
+            "requests": node.writes.requests,
+            "parts": node.writes.parts,
+            "queued": len(node.writes),
+            "waiting": len(node.acks),
+            "applies": node.applies.batches,
+            "applied_entries": node.applies.entries,
+            **{f"events_{kind}": count for kind, count in self._process.events.counts.items()},
+        }
+
+    def _members(self, own: Position | None) -> list[dict[str, Any]]:
+        node, membership = self._process.node, self._process.node.replica.membership
+        if membership is None:
+            return []
+        rows = []
+        for member in membership.members:
+            row: dict[str, Any] = {
+                "name": member.name,
+                "role": "leader"
+                if member.name == node.replica.leader
+                else "follower"
+                if member.voter
+                else "learner",
+                "voting": "voter" if member.voter else "learner",
+                "incarnation": member.incarnation,
+                "address": member.address,
+                "http": member.http,
+                "peer": member.peer,
+            }
+            if member.name == node.replica.name:
+                row |= self._own_row(own)
+            elif (progress := node.replica.followers.get(member.name)) is not None:
+                row |= self._follower_row(progress)
+            rows.append(row)
+        return rows
+
+    def _own_row(self, own: Position | None) -> dict[str, Any]:
+        node = self._process.node
+        progress = self._process.fetcher.progress
+        return {
+            "reachable": True,
+            "durable": node.replica.durable,
+            "applied": node.applied,
+            "position": str(own) if own else None,
+            "lag_entries": max(0, node.replica.commit - node.applied),
+            "lag_ms": 0,
+            "health": self._health(),
+            "progress": None
+            if progress is None
+            else {"units_done": progress.units_done, "units_total": progress.units_total},
+        }
+
+    def _follower_row(self, progress: Progress) -> dict[str, Any]:
+        node = self._process.node
+        now_ms = node.ports.now_ms()
+        position = node.log.position_at(progress.applied)
+        return {
+            "reachable": progress.heard_ms is not None and now_ms - progress.heard_ms < _REACHABLE_MS,
+            "durable": progress.durable,
+            "applied": progress.applied,
+            "position": str(position) if position else None,
+            "lag_entries": max(0, node.replica.commit - progress.applied),
+            "lag_ms": self._lag_ms(progress),
+            "health": progress.health,
+            "sending": progress.state.value,
+            "progress": self._process.transfers.get(str(progress.name)),
+        }
+
+    def _lag_ms(self, progress: Progress) -> int:
+        """Age of the oldest committed entry that the follower has not applied (as it last said)."""
+        node = self._process.node
+        if progress.applied >= node.replica.commit:
+            return 0
+        entry = node.log.entry(max(progress.applied, node.log.base.index) + 1)  # type: ignore[arg-type]
+        if entry is None:
+            return 0
+        return max(0, (node.ports.wall_us() - entry.time_us) // 1000)

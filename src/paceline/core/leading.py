@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from paceline.core.durability import Durability, Facts, reached
+from paceline.core.durability import Durability, Facts, Level, reached
 from paceline.core.effects import LogView, Timing
 from paceline.core.entry import Entry
 from paceline.core.membership import Membership, majority
@@ -164,6 +164,8 @@ class Leading:
         self, durability: Durability, commit: Index, own: Index, voters: frozenset[NodeId], now_ms: int
     ) -> Index:
         """The highest index with this durability."""
+        if durability.level is Level.QUORUM:
+            return commit
         oldest = now_ms - self.timing.election_timeout_ms
         return reached(
             durability,

@@ -109,6 +109,11 @@ class History:
 
     def __init__(self, items: Iterable[tuple[Index, Membership]]) -> None:
         self._items = list(items)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.voters: frozenset[NodeId] = self.current.voters if self.current else frozenset()
+        """Of the current membership: asked for at every acknowledgement, so kept."""
 
     @property
     def current(self) -> Membership | None:
@@ -126,10 +131,12 @@ class History:
     def append(self, index: Index, membership: Membership) -> None:
         assert index > self.index or not self._items, "config entries come in order"
         self._items.append((index, membership))
+        self._changed()
 
     def truncate(self, after: Index) -> None:
         while self._items and self._items[-1][0] > after:
             self._items.pop()
+        self._changed()
 
     def forget_before(self, index: Index) -> None:
         """Drop what no truncation can need any more: all but the one in force at ``index``."""
@@ -138,3 +145,4 @@ class History:
 
     def reset(self, index: Index, membership: Membership) -> None:
         self._items = [(index, membership)]
+        self._changed()

@@ -109,7 +109,7 @@ class Replica:
 
     @property
     def voters(self) -> frozenset[NodeId]:
-        return self.membership.voters if self.membership else frozenset()
+        return self.history.voters
 
     @property
     def followers(self) -> dict[NodeId, Progress]:

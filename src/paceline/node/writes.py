@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from paceline.core.durability import parse_durability, unsatisfiable
 from paceline.core.entry import Entry
-from paceline.core.membership import majority
+from paceline.core.membership import Membership, majority
 from paceline.engines.base import Group, GroupResult, WriteRequest
 from paceline.errors import (
+    DiskFull,
     NotLeader,
     Overloaded,
     PacelineError,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Writes"]
 
+_LEVELS_MAX = 256
+
 
 @dataclass(slots=True)
 class _Queued:
@@ -45,6 +48,9 @@ class Writes:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._queue: deque[_Queued] = deque()
+        self._facts: tuple[Membership | None, bool, DiskFull | None] | None = None
+        self._closed: PacelineError | None = None
+        self._levels: dict[str, str | PacelineError] = {}
         self.groups = 0
         self.requests = 0
         self.parts = 0
@@ -63,8 +69,30 @@ class Writes:
             self._node.pump()
 
     def _refusal(self, request: WriteRequest) -> PacelineError | None:
+        """Why the request is not taken, or None.  What all requests share is judged once per change of it."""
         node = self._node
-        membership = node.replica.membership
+        facts = (node.replica.membership, node.leads, node.disk_full)
+        if facts != self._facts:
+            self._facts = facts
+            self._closed = self._closed_because()
+            self._levels = {}
+        if self._closed is not None:
+            return self._closed
+        if len(self._queue) >= WRITE_QUEUE_MAX:
+            return Overloaded(f"{WRITE_QUEUE_MAX} writes are queued already", hint="slow down and repeat")
+        level = self._levels.get(request.durability)
+        if level is None:
+            if len(self._levels) >= _LEVELS_MAX:
+                self._levels.clear()
+            level = self._levels[request.durability] = self._level(request.durability)
+        if isinstance(level, PacelineError):
+            return level
+        request.durability = level
+        return None
+
+    def _closed_because(self) -> PacelineError | None:
+        """Why this node takes no writes at all."""
+        node, membership = self._node, self._node.replica.membership
         if membership is None or not node.leads:
             leader = node.replica.leader
             return NotLeader(f"{node.replica.name} does not lead", leader=str(leader) if leader else None)
@@ -76,15 +104,21 @@ class Writes:
         if voters < majority(voters + len(membership.forming)):
             missing = ", ".join(membership.forming)
             return Unavailable(f"the cluster is forming: waiting for {missing}", hint="start these nodes")
-        if len(self._queue) >= WRITE_QUEUE_MAX:
-            return Overloaded(f"{WRITE_QUEUE_MAX} writes are queued already", hint="slow down and repeat")
+        return None
+
+    def _level(self, durability: str) -> str | PacelineError:
+        """The level's canonical text, or why this cluster can never reach it."""
+        membership = self._node.replica.membership
+        assert membership is not None
         try:
-            level = parse_durability(request.durability)
+            level = parse_durability(durability)
         except UsageError as error:
             return error
-        followers = frozenset(str(m.name) for m in membership.members) - {str(node.replica.name)}
+        followers = frozenset(str(m.name) for m in membership.members) - {str(self._node.replica.name)}
         why = unsatisfiable(level, followers)
-        return UsageError(why, hint="choose a durability that this cluster can reach") if why else None
+        if why is not None:
+            return UsageError(why, hint="choose a durability that this cluster can reach")
+        return str(level)
 
     def ready(self) -> bool:
         """Whether a group may start now."""
@@ -143,6 +177,8 @@ class Writes:
                 return
             node.set_applied(result.entry.index)
         self._wait(batch, result, result.entry.position if result.entry else node.replica.last)
+        if node.leads_or_will:
+            node.acks.settle(node.replica, node.ports.now_ms())
         node.replica.release(node.ports.now_ms())
         node.drain()
 
@@ -151,7 +187,7 @@ class Writes:
         levels: dict[str, list[Waiting]] = {}
         for queued, outcome in zip(batch, result.outcomes, strict=True):
             waiting = Waiting(outcome, queued.done, queued.deadline_ms)
-            level = str(parse_durability(queued.request.durability))
+            level = queued.request.durability
             if outcome.repeated_at is not None:
                 acks.add(level, self._earlier(outcome.repeated_at) or position, [waiting])
             else:

@@ -15,6 +15,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -94,16 +95,23 @@ def start_up(cluster: LocalCluster, megabytes: int) -> dict[str, Any]:
     uvloop.run(_write_log(cluster.address(leader), megabytes))
     log_mb = cluster.log_bytes(leader) / _MIB
     cluster.down()
-    cluster.command("up", "--detach")
+    # `up` returns when every node is well; here the clock is the leader's own.
+    starting = threading.Thread(target=cluster.resume)
+    starting.start()
     answered = wait_for("an answer of the leader", lambda: _up_age(cluster, leader), 60, every=0.01)
+    wait_for(
+        "the leader's reign", lambda: (cluster.status(leader) or {}).get("role") == "leader", 60, every=0.01
+    )
     uvloop.run(_first_write(cluster.address(leader)))
     pid = cluster.pid(leader)
     assert pid is not None
+    written = _age_seconds(pid)
+    starting.join()
     return {
         "name": "start-up",
         "log_mb": round(log_mb, 1),
         "answers_s": round(answered, 2),
-        "first_write_s": round(_age_seconds(pid), 2),
+        "first_write_s": round(written, 2),
         "ok": answered < 2,
     }
 

@@ -82,7 +82,7 @@ def measure(
         **result,
         **lag,
         "log_bytes_per_row": round((cluster.log_bytes(follower) - log) / rows, 1),
-        "cpu_s": {name: round(now - cpu[name], 2) for name, now in cluster.cpu_seconds().items()},
+        "cpu_s": {name: round(now - cpu.get(name, 0.0), 2) for name, now in cluster.cpu_seconds().items()},
         "peak_rss_mb": cluster.peak_rss_mb(),
     }
 

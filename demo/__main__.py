@@ -30,7 +30,8 @@ def main() -> int:
     options = parser.parse_args()
     options.dir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=options.dir.resolve()))
-    console = Console(highlight=False)
+    # Into a file or a pipe the lines may be longer than the 80 columns that rich would assume.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     story = Story(folder, options.clients, console)
     try:
         try:

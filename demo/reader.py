@@ -38,7 +38,7 @@ def _read_until(stopped: threading.Event, path: str, base: int) -> dict[str, int
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10, isolation_level=None)
     seen = (0, 0)
     reads = checks = 0
-    check_at = time.monotonic()
+    check_at = time.monotonic() + _CHECK_EVERY_SECONDS
     while not stopped.wait(_PAUSE_SECONDS):
         departed, landed, flights, arrived = db.execute(_SNAPSHOT, {"base": base}).fetchone()
         if (departed, landed) != (flights, arrived):

@@ -239,4 +239,4 @@ def _hex(text: str, full: bool) -> str:
     shown = data if full else data[:_SHOWN_BYTES]
     characters = "".join(chr(b) if 32 <= b < 127 else "." for b in shown)
     rest = f" … {plural(len(data), 'byte')}" if len(shown) < len(data) else ""
-    return f"{shown.hex(' ', 2)}  |{characters}|{rest}"
+    return f"{shown.hex(' ', -2)}  |{characters}|{rest}"

@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 
 import click
 
-from paceline.errors import PacelineError, UsageError
+from paceline.errors import PacelineError, SqlError, UsageError
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -114,6 +114,11 @@ def _verdict(error: BaseException) -> int:
         case click.ClickException():
             _say(*_click_message(error))
             return 2 if isinstance(error, click.UsageError) else 1
+        case SqlError():
+            from paceline.cli.text import sql_error
+
+            _say(sql_error(error), error.hint)
+            return 1
         case PacelineError():
             _say(error.message, error.hint)
             return 2 if isinstance(error, UsageError) else 1

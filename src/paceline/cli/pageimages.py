@@ -40,20 +40,21 @@ def open_snapshot(database: str) -> tuple[apsw.Connection, PageSource, int]:
     """A held snapshot, its pages, and the index where the last transaction in it begins."""
     connection = open_reader(database, EngineOptions())
     try:
+        connection.execute(
+            "SELECT count(*) FROM sqlite_schema"
+        ).fetchall()  # makes the index when it is missing
         for _ in range(_TRIES):
             before = WalIndex(database).header()
             connection.execute("BEGIN")
             position = read_position(connection)
             index = WalIndex(database)
-            header = index.header()
-            if header == before:
-                source = PageSource(database, header.page_size)
-                source.reset(header.page_count, index.pages(0, header.frames))
+            if index.header() == before:
+                # After a restart without frames the index names neither the page size nor the page count.
+                source = PageSource(database, connection.pragma("page_size"))
+                source.reset(connection.pragma("page_count"), index.pages(0, before.frames))
                 return connection, source, position.first_index if position else 0
             connection.execute("ROLLBACK")
-        raise Unavailable(
-            f"{database} changes too fast to look at", hint="try again, or look at another node"
-        )
+        raise Unavailable(f"{database} changes too fast to look at", hint="look at another node")
     except BaseException:
         connection.close()
         raise

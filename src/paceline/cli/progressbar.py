@@ -34,10 +34,10 @@ def progress_bar(title: str, unit: Unit) -> Iterator[Advance]:
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=screen, transient=True) as progress:
-        task = progress.add_task(title, total=None, amount="")
+        task = progress.add_task(title, total=None, amount="", visible=False)
 
         def advance(done: int, total: int) -> None:
             amount = f"{show(done)} of {show(total)}" + ("" if unit == "bytes" else f" {unit}")
-            progress.update(task, completed=done, total=total or None, amount=amount)
+            progress.update(task, completed=done, total=total or None, amount=amount, visible=True)
 
         yield advance

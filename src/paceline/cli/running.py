@@ -33,7 +33,8 @@ def make(path: Path, *, file: Path | None, count: int, port: int, settings: Sett
     fresh = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     try:
-        with supervisor_lock(path), progress_bar(f"copying {file.name if file else ''}", "pages") as advance:
+        title = f"copying {file.name}" if file else "preparing"
+        with supervisor_lock(path), progress_bar(title, "pages") as advance:
             return found(path, file=file, count=count, port=port, settings=settings, progress=advance)
     except BaseException:
         if fresh:
@@ -107,12 +108,12 @@ def _try_next(cluster: Cluster, *, detached: bool) -> list[tuple[str, str]]:
     table = _first_table(cluster)
     query = f"SELECT count(*) FROM {table}" if table else "CREATE TABLE t(id INTEGER PRIMARY KEY, x)"
     follower = cluster.nodes[-1]
-    direct = f'sqlite3 -readonly {cluster.database_path(follower.name)} "SELECT ..."'
+    direct = f'sqlite3 -readonly {cluster.database_path(follower.name)} ".tables"'
     return [
         (f'paceline sql{where} "{query}"', ""),
         (f"paceline shell{where}", "type SQL"),
         (f"paceline status{where} --watch", "roles, positions, lag"),
-        (direct, "any SQLite tool may read"),
+        (direct, ""),
         (f"paceline down{where}" if detached else "Ctrl-C", "stops all; `paceline up` resumes"),
     ]
 
@@ -134,7 +135,7 @@ def _announce(cluster: Cluster, overview: Overview, *, detached: bool) -> None:
     tips = _try_next(cluster, detached=detached)
     width = max((len(command) for command, note in tips if note), default=0)
     for command, note in tips:
-        screen.print(f"  {command.ljust(width)}   [dim]{note}[/]".rstrip(), soft_wrap=True)
+        screen.print(f"  {command.ljust(width)}   [dim]{note}[/]" if note else f"  {command}", soft_wrap=True)
     screen.print()
 
 
@@ -165,7 +166,7 @@ def attach(cluster: Cluster) -> None:
                     _announce(supervisor.cluster, overview, detached=False)
                     supervisor.run()
             finally:
-                click.echo("\rstopping ...")
+                click.echo(f"\rstopping{f' ({supervisor.reason})' if supervisor.reason else ''} ...")
                 supervisor.stop()
                 click.echo("stopped; the data stays in " + str(cluster.path))
 

@@ -117,6 +117,7 @@ class Supervisor:
         self._nodes: dict[str, _Node] = {}
         self._stamp: tuple[int, int] | None = None
         self._interrupts = 0
+        self.reason = ""
 
     # -- one step ---------------------------------------------------------------
 
@@ -186,9 +187,10 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         return {name: node.process.pid for name, node in self._nodes.items() if node.process is not None}
 
-    def interrupt(self, _signal: int = 0, _frame: object = None) -> None:
+    def interrupt(self, number: int = signal.SIGINT, _frame: object = None) -> None:
         """Signal handler: the first one asks to stop, a second one to stop at once."""
         self._interrupts += 1
+        self.reason = signal.Signals(number).name
 
     @property
     def interrupted(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from paceline.errors import SqlError
 from paceline.ids import Position
 
-__all__ = ["human_bytes", "human_count", "human_ms", "human_seconds", "plural", "short_position"]
+__all__ = ["human_bytes", "human_count", "human_ms", "human_seconds", "plural", "short_position", "sql_error"]
 
 
 def human_bytes(count: int | float) -> str:
@@ -49,6 +50,12 @@ def short_position(text: str | None) -> str:
         return Position.parse(text).short
     except ValueError:
         return text
+
+
+def sql_error(error: SqlError) -> str:
+    """SQLite's message with its code, and which statement it was."""
+    where = f", statement {error.statement}" if error.statement else ""
+    return f"{error.message} ({error.name}{where})"
 
 
 def plural(count: int, noun: str) -> str:

@@ -82,6 +82,7 @@ class Leading:
                 Append(self.term, prev.term, prev.index, prev.chain, commit, tuple(entries)),
             )
             progress.sent(entries, now_ms)
+            progress.told = commit
 
     def answer(self, progress: Progress, message: AppendResponse, now_ms: int) -> bool:
         """Digest a follower's report; True when its progress moved."""
@@ -132,9 +133,17 @@ class Leading:
         self.round += 1
         for name, progress in self.followers.items():
             self.send(name, Heartbeat(self.term, commit, self.round))
+            progress.told = commit
             if progress.state is Sending.SNAPSHOT:
                 self.send(name, SnapshotNeeded(self.term, self.log.base.index))
         return self.round
+
+    def announce(self, commit: Index) -> None:
+        """Tell how far followers may apply, to those that no append has told; round 0 wants no answer."""
+        for name, progress in self.followers.items():
+            if progress.told < commit:
+                progress.told = commit
+                self.send(name, Heartbeat(self.term, commit, 0))
 
     def heard_majority(self, voters: frozenset[NodeId], now_ms: int) -> bool:
         """Whether a majority of voters answered within the last election timeout (check-quorum)."""

@@ -77,7 +77,10 @@ class AppendResponse(msgspec.Struct, frozen=True, tag=4, array_like=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=5, array_like=True):
-    """I lead ``term``; ``commit`` counts only as far as the follower has verified its log."""
+    """I lead ``term``; ``commit`` counts only as far as the follower has verified its log.
+
+    ``round`` 0 only tells the commit index and wants no answer.
+    """
 
     term: Term
     commit: Index

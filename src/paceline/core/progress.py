@@ -35,6 +35,8 @@ class Progress:
         self.durable = Index(0)
         self.applied = Index(0)
         self.round = 0
+        self.told = Index(0)
+        """The commit index that it was last told."""
         self.health = "unknown"
         self.heard_ms: int | None = None
         self.probe_sent_ms: int | None = None

@@ -299,7 +299,8 @@ class Replica:
             case Heartbeat():
                 if self._accept_leader(sender, now_ms):
                     self._advance_to(message.commit)
-                    self._report(round_=message.round)
+                    if message.round:
+                        self._report(round_=message.round)
             case AppendResponse():
                 self._on_append_response(sender, message, now_ms)
             case SnapshotNeeded():
@@ -360,7 +361,8 @@ class Replica:
         self._take_entries(message)
         self._verified = max(self._verified, Index(message.prev_index + len(message.entries)))
         self._advance_to(message.commit)
-        self._report()
+        if self.durable >= self._verified:
+            self._report()  # else the sync that these entries wait for reports them
 
     def _beyond_base(self, message: Append) -> Append:
         """Entries at or before our base are committed and covered by a snapshot: skip them."""
@@ -571,10 +573,10 @@ class Replica:
             self._batch.commit = index
             self._batch.progress_changed = True
 
-    def announce_commit(self, now_ms: int) -> None:
+    def announce_commit(self) -> None:
         """Tell followers at once how far they may apply (when no append is on its way)."""
         if self._leading:
-            self._leading.beat(self.commit, now_ms)
+            self._leading.announce(self.commit)
 
     # -- effects ----------------------------------------------------------------------
 

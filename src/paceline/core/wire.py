@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from paceline.core.entry import decode_entries
+from paceline.core.entry import LOCAL_KINDS_FROM, decode_entries
 from paceline.core.messages import (
     Append,
     AppendResponse,
@@ -48,7 +48,7 @@ _decoder: Final[msgspec.msgpack.Decoder[_AppendHeader | Message]] = msgspec.msgp
 
 
 def encode_message(message: Message) -> list[bytes]:
-    """Buffers of one frame, ready for ``writelines``; records are not copied."""
+    """Buffers of one frame, in order; records are not copied."""
     if isinstance(message, Append):
         header = _encoder.encode(
             _AppendHeader(
@@ -82,6 +82,8 @@ def decode_message(payload: bytes) -> Message:
         entries = decode_entries(payload[end:])
     except BadEntry as error:
         raise ProtocolError(f"append with a damaged record: {error.message}") from None
+    if any(entry.kind >= LOCAL_KINDS_FROM for entry in entries):
+        raise ProtocolError("append with a local record")
     return Append(
         term=message.term,  # type: ignore[arg-type]
         prev_term=message.prev_term,  # type: ignore[arg-type]

@@ -246,39 +246,40 @@ class Log:
     def _stage_loose(self, record: _Raw) -> None:
         decoded = decode_entry(record)
         self._loose[decoded.index] = decoded.kind, _Raw(decoded.body)
-        self._place([(record, None)], time_us=0)
+        self._place(record, None, None, time_us=0)
 
     def _stage_entry(self, entry: Entry, local: _Raw | None) -> None:
         assert entry.kind < LOCAL_KINDS_FROM
         if not entry.follows(self.last):
             raise Diverged(f"entry {entry.term}/{entry.index} does not continue {self.last}")
         position = entry.position
+        offset = self._place(entry.record, position, local, time_us=entry.time_us)
         if local is None:
-            offset = self._place([(entry.record, position)], time_us=entry.time_us)
             self._table.append(position, entry.kind, offset, len(entry.record))
         else:
-            offset = self._place([(local, None), (entry.record, position)], time_us=entry.time_us)
             self._table.append(position, entry.kind, offset + len(local), len(entry.record))
             self._table.append_local(entry.index, offset)
         self._tail.append(entry, local)
 
-    def _place(self, group: list[tuple[_Raw, Position | None]], *, time_us: int) -> int:
-        """Plan the records of ``group`` together in the current segment, or in a new one when it is full."""
-        size = sum(len(record) for record, _ in group)
+    def _place(self, record: _Raw, end: Position | None, local: _Raw | None, *, time_us: int) -> int:
+        """Plan ``record``, right behind ``local``, in the current segment, or in a new one when it is full."""
+        size = len(record) if local is None else len(local) + len(record)
         current = self._segments[-1]
         full = current.size + size > self._segment_bytes and current.header.first <= self.last.index
         if full:
             current = self._add_segment(replace(current.header, before=self.last, time_us=time_us))
-        first_of_plan = self._plan.size == 0
+        first_of_plan = not self._plan.runs
         run = self._plan.run_for(current.header, current.size, create=full)
         if first_of_plan:
             run.add(MARK_SLOT, None)
             self._grow(current, len(MARK_SLOT))
         offset = current.size
-        for record, end in group:
-            run.add(record, end)
+        if local is not None:
+            run.add(local, None)
+        run.add(record, end)
         self._grow(current, size)
-        current.newest_us = max(current.newest_us, time_us)
+        if time_us > current.newest_us:
+            current.newest_us = time_us
         return offset
 
     def _add_segment(self, header: SegmentHeader) -> _Segment:

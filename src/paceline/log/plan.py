@@ -95,7 +95,7 @@ class Plan:
         """The run that ends at ``offset`` of the segment; a new one begins where there is none."""
         if self.runs and not create:
             run = self.runs[-1]
-            if run.header == header and run.offset + run.size == offset:
+            if run.header is header and run.offset + run.size == offset:
                 return run
         self.runs.append(Run(header, offset, create))
         return self.runs[-1]
@@ -103,8 +103,6 @@ class Plan:
     def truncate(self, cut: Cut) -> None:
         """Shorten the log to ``cut``: in the plan at once, on disk at the next flush."""
         self._purge(cut)
-        if self.reset is not None:
-            return  # everything on disk goes anyway
         if self.cut is None:
             self.cut = cut
         else:

@@ -11,12 +11,14 @@ later leaves the other slot whole with the same state, not with an older one
     0      8    magic "PLINEVOT"
     8      2    format version (1; big endian, as all)
     10     2    length of the name voted for (0: nobody)
-    12     4    zero
+    12     2    length of the name of the leader last followed (0: nobody)
+    14     2    zero
     16     8    sequence number: rises with every save
     24     8    term
     32     8    commit index, a lower bound
     40     40   name voted for, zero-filled
-    80     4    CRC32C of bytes 0..80
+    80     40   name of the leader last followed, zero-filled
+    120    4    CRC32C of bytes 0..120
 
 A missing or unreadable file never means 'term 0': the node may have voted.
 """
@@ -36,7 +38,7 @@ from paceline.ids import Index, NodeId, Term
 
 __all__ = ["VoteFile"]
 
-_SLOT: Final = struct.Struct(">8sHHIQQQ40s")
+_SLOT: Final = struct.Struct(">8sHHHHQQQ40s40s")
 _CRC: Final = struct.Struct(">I")
 _MAGIC: Final = b"PLINEVOT"
 _VERSION: Final = 1
@@ -50,8 +52,10 @@ _HINT: Final = (
 
 
 def _encode(sequence: int, state: HardState) -> bytes:
-    name = (state.voted_for or "").encode()
-    head = _SLOT.pack(_MAGIC, _VERSION, len(name), 0, sequence, state.term, state.commit, name)
+    vote, leader = (state.voted_for or "").encode(), (state.leader or "").encode()
+    head = _SLOT.pack(
+        _MAGIC, _VERSION, len(vote), len(leader), 0, sequence, state.term, state.commit, vote, leader
+    )
     return head + _CRC.pack(google_crc32c.value(head))
 
 
@@ -60,13 +64,18 @@ def _decode(slot: bytes, path: str) -> tuple[int, HardState] | None:
     if len(slot) < _SLOT_BYTES:
         return None
     head = slot[: _SLOT.size]
-    magic, version, length, _, sequence, term, commit, name = _SLOT.unpack(head)
+    magic, version, vote_length, leader_length, _, sequence, term, commit, vote, leader = _SLOT.unpack(head)
     if magic != _MAGIC or _CRC.unpack_from(slot, _SLOT.size)[0] != google_crc32c.value(head):
         return None
     if version != _VERSION:
         raise VoteLost(f"vote file {path} has unknown format {version}", hint="upgrade this node")
-    voted_for = NodeId(name[:length].decode()) if length else None
-    return sequence, HardState(Term(term), voted_for, Index(commit))
+    return sequence, HardState(
+        Term(term), _name(vote, vote_length), Index(commit), _name(leader, leader_length)
+    )
+
+
+def _name(field: bytes, length: int) -> NodeId | None:
+    return NodeId(field[:length].decode()) if length else None
 
 
 class VoteFile:

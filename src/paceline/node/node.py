@@ -43,6 +43,7 @@ __all__ = ["Node", "NodeSettings"]
 
 T = TypeVar("T")
 _DISK_FULL_RETRY_MS = 500
+_ANNOUNCE_MS = 5
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +101,7 @@ class Node:
         self._held: list[list[tuple[NodeId, Message]]] = []
         self._in_flush: list[list[tuple[NodeId, Message]]] = []
         self._hard_unsynced = 0
+        self._announcing = False
         self._checkpoint_not_before_ms = 0
         replica.applied_to(applied)
         replica.health = quarantined or "ok"
@@ -128,6 +130,7 @@ class Node:
     def begin(self) -> None:
         """First step after start-up: a designated leader campaigns at once."""
         membership = self.replica.membership
+        self.replica.wall_us = self.ports.wall_us()
         if membership and membership.settings.leader == self.replica.name:
             self.replica.campaign(self.ports.now_ms())
         self.drain()
@@ -212,14 +215,14 @@ class Node:
         held, self._in_flush = self._in_flush + self._held, []
         self._held = []
 
-        def done(position: Position) -> None:
+        def done(_: Position) -> None:
             self._flushing = False
             self.disk_full = None
             self._hard_unsynced -= len(held)
             for messages in held:
                 for to, message in messages:
                     self.ports.send(to, message)
-            self.replica.durable_to(position, self.ports.now_ms())
+            self.replica.durable_to(self.log.durable, self.ports.now_ms())  # a truncation may have overtaken the flush
             self.ports.made_room()
             self.drain()
             if not self.state_busy:
@@ -266,9 +269,15 @@ class Node:
     def _committed(self) -> None:
         self.reads.committed()
         self._keep_membership()
-        if self.leads and not self.state_busy and not len(self.writes):
-            self.replica.announce_commit(self.ports.now_ms())
-            self.drain()
+        if self.leads and not self._announcing:
+            self._announcing = True
+            self.ports.later(_ANNOUNCE_MS, self._announce)
+
+    def _announce(self) -> None:
+        """Followers that no append has told of the commit index meanwhile hear of it now."""
+        self._announcing = False
+        self.replica.announce_commit()
+        self.drain()
 
     def _keep_membership(self) -> None:
         """Remember a committed membership outside the log, which may drop its entry later."""

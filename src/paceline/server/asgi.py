@@ -46,9 +46,13 @@ class Response(msgspec.Struct, gc=False):
 
 
 class Stream(msgspec.Struct):
-    """An answer that goes on until the client leaves."""
+    """An answer that goes on until the client leaves.
+
+    ``close`` is called in any case: a generator that was never started runs no ``finally``.
+    """
 
     chunks: AsyncGenerator[bytes, None]
+    close: Callable[[], None]
     headers: tuple[tuple[bytes, bytes], ...]
 
 

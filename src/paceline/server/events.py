@@ -24,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 async def event_chunks(
     stream: EventStream, heartbeat_seconds: float = HTTP_HEARTBEAT_SECONDS
 ) -> AsyncGenerator[bytes, None]:
-    """Bytes to send as they come; ends when the stream ends.  Close it to unsubscribe."""
+    """Bytes to send as they come; ends when the stream ends.  The caller closes ``stream``."""
     events = aiter(stream)
     number = 0
     waiting: asyncio.Task[dict[str, Any]] | None = None
@@ -48,7 +48,6 @@ async def event_chunks(
         if waiting is not None:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        stream.close()
 
 
 async def _next(events: Any) -> dict[str, Any]:

@@ -211,7 +211,8 @@ class HttpApi:
         )
 
     async def _events(self, request: Request) -> Stream:
-        return Stream(event_chunks(self._service.subscribe()), _EVENT_HEADERS)
+        stream = self._service.subscribe()
+        return Stream(event_chunks(stream), stream.close, _EVENT_HEADERS)
 
     async def _admin(self, request: Request) -> Response:
         body = await request.body()
@@ -264,27 +265,28 @@ class HttpApi:
         await send({"type": "http.response.body", "body": answer.body if with_body else b""})
 
     async def _send_stream(self, answer: Stream, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        pump = loop.create_task(self._pump(answer, send))
+        gone = loop.create_task(Request({}, receive, "").disconnected())
+        self._streams.add(pump)
+        try:
+            await asyncio.wait([pump, gone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._streams.discard(pump)
+            pump.cancel()
+            gone.cancel()
+            await asyncio.gather(pump, gone, return_exceptions=True)
+            answer.close()
+
+    async def _pump(self, answer: Stream, send: Send) -> None:
         headers = self._named(answer.headers, None, None)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-        async def pump() -> None:
-            try:
-                async for chunk in answer.chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            finally:
-                await answer.chunks.aclose()
-
-        task = asyncio.get_running_loop().create_task(pump())
-        gone = asyncio.get_running_loop().create_task(Request({}, receive, "").disconnected())
-        self._streams.add(task)
         try:
-            await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+            async for chunk in answer.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         finally:
-            self._streams.discard(task)
-            for one in (task, gone):
-                one.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
-        await send({"type": "http.response.body", "body": b""})
+            await answer.chunks.aclose()
+            await send({"type": "http.response.body", "body": b""})
 
 
 def _request_id(text: str | None) -> bytes | None:

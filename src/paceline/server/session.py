@@ -31,6 +31,7 @@ from paceline.limits import (
     CLIENT_QUERIES_MAX,
     CLIENT_UNSENT_BYTES_ABORT,
     CLIENT_UNSENT_BYTES_MAX,
+    KIB,
 )
 from paceline.server.requests import check_args, check_sql, check_timeout, write_request
 from paceline.server.service import WriteReply
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 _SUBSCRIPTIONS_MAX: Final = 8
+_LARGE_BYTES: Final = 64 * KIB
 _frame: Final = protocol.encode_frame
 
 
@@ -276,6 +278,8 @@ class Session(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(frame)
+        if len(frame) >= _LARGE_BYTES:
+            self._flush()  # now, so that the transport can say 'full' before the next query starts
 
     def _flush(self) -> None:
         if self._out and not self._transport.is_closing():
@@ -294,8 +298,11 @@ class Session(asyncio.Protocol):
         self._timer.cancel()
         if self._transport.is_closing():
             return
-        if self._transport.can_write_eof():
+        try:
             self._transport.write_eof()
+        except OSError:  # the client has gone already, and the loop not told us yet
+            self._transport.abort()
+            return
         if not self._reading:
             self._transport.resume_reading()
         self._timer = self._loop.call_later(CLIENT_LINGER_SECONDS, self._transport.abort)

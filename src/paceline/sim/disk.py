@@ -31,7 +31,7 @@ import errno
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from paceline.files import File, Files

@@ -282,3 +282,100 @@ def test_verify_gives_up_after_its_patience(fake: FakeClient) -> None:
     fake.admin_answers["verify_result"] = [digests(n1="aa", n2="running")] * 100
     result = run(["verify", "--timeout", "1"])
     assert result.exit_code == 1 and "no digest within 1 s from n2" in result.output
+
+
+# -- bench -------------------------------------------------------------------------
+
+
+class FakeAsyncClient:
+    """Counts the rows it was given; every answer comes at once."""
+
+    statements: list[str] = []  # noqa: RUF012 (shared on purpose: one list for all clients)
+
+    def __init__(self, addresses: list[str]) -> None:
+        pass
+
+    async def status(self) -> dict[str, object]:
+        return {}
+
+    async def execute(
+        self, statements: list[tuple[str, list[object]]], durability: str | None = None
+    ) -> None:
+        import asyncio
+
+        self.statements += [f"{durability}: {sql}" for sql, _ in statements]
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_bench_measures_every_number_of_clients_and_tidies_up(
+    fake: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import paceline.client
+
+    monkeypatch.setattr(paceline.client, "AsyncClient", FakeAsyncClient)
+    FakeAsyncClient.statements = []
+    result = run(["bench", "--clients", "1,3", "--seconds", "0.1", "--durability", "any  1", "--json"])
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["clients"] for row in rows] == [1, 3]
+    inserts = [sql for sql in FakeAsyncClient.statements if "INSERT" in sql]
+    assert sum(row["transactions"] for row in rows) == len(inserts)
+    assert all(sql.startswith("any 1: ") for sql in inserts)
+    assert FakeAsyncClient.statements[-1] == "None: DROP TABLE IF EXISTS bench_paceline"
+    assert all(row["p50_ms"] <= row["p99_ms"] <= row["max_ms"] for row in rows)
+
+
+@pytest.mark.parametrize("clients", ["0", "1,x", "", "1,,2"])
+def test_bench_refuses_bad_numbers_of_clients(fake: FakeClient, clients: str) -> None:
+    result = run(["bench", "--clients", clients])
+    assert result.exit_code == 2 and "expected numbers from 1 to 1024" in result.output
+
+
+# -- backup ------------------------------------------------------------------------
+
+
+def test_backup_overwrites_nothing_unasked(fake: FakeClient, tmp_path: Path) -> None:
+    file = tmp_path / "b.db"
+    file.write_text("precious")
+    result = run(["backup", str(file)])
+    assert result.exit_code == 2 and "exists" in result.output
+    assert file.read_text() == "precious"
+
+
+def test_backup_comes_from_a_healthy_follower(fake: FakeClient) -> None:
+    from paceline.cli.commands.backup import _source
+
+    members = next(iter(fake.statuses.values()))["members"]
+    assert _source(["127.0.0.1:4001"], None)[1:] == ("n2", "127.0.0.1:4013")
+    members[1]["health"] = "catching up"
+    assert _source(["127.0.0.1:4001"], None)[1] == "n3"
+    members[2]["reachable"] = False
+    assert _source(["127.0.0.1:4001"], None)[1] == "n1", "the leader when nobody else can"
+    assert _source(["127.0.0.1:4001"], "n2")[1] == "n2"
+
+
+def test_forced_backup_that_fails_keeps_the_old_one(
+    fake: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paceline.cli.commands import backup
+    from paceline.errors import Corruption
+
+    file = tmp_path / "b.db"
+    file.write_text("old")
+
+    async def fails(path: str, *_rest: object) -> str:
+        raise Corruption("bad digest")
+
+    async def works(path: str, *_rest: object) -> str:
+        Path(path).write_text("new")  # noqa: ASYNC240
+        return POSITION
+
+    monkeypatch.setattr(backup, "_copy", fails)
+    assert run(["backup", str(file), "--force"]).exit_code == 1
+    assert file.read_text() == "old"
+    monkeypatch.setattr(backup, "_copy", works)
+    shape = json.loads(run(["backup", str(file), "--force", "--json"]).stdout)
+    assert file.read_text() == "new" and shape["bytes"] == 3 and shape["position"] == POSITION

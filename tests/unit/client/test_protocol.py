@@ -57,7 +57,7 @@ def test_every_reply_comes_out_as_it_went_in(reply: p.Reply) -> None:
 
 
 def test_the_bytes_are_those_of_the_reference_page() -> None:
-    assert p.encode_frame(p.Hello("paceline", [1], "c")) == bytes.fromhex("0000000e 94 00 a8") + (
+    assert p.encode_frame(p.Hello("paceline", [1], "c")) == bytes.fromhex("0000000f 94 00 a8") + (
         b"paceline" + bytes.fromhex("91 01 a1 63")
     )
     assert p.encode_frame(p.Ping(7)) == bytes.fromhex("00000003 92 07 07")

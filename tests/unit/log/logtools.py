@@ -16,7 +16,13 @@ DIRECTORY = "/data/log"
 
 
 def make_entries(
-    before: Position, count: int, *, term: int = 1, size: int = 40, salt: int = 0, kind: EntryKind = EntryKind.TXN
+    before: Position,
+    count: int,
+    *,
+    term: int = 1,
+    size: int = 40,
+    salt: int = 0,
+    kind: EntryKind = EntryKind.TXN,
 ) -> list[Entry]:
     """``count`` entries that continue ``before``; equal arguments, equal entries."""
     entries = []
@@ -44,7 +50,12 @@ def open_log(files: Files, **options: object) -> Log:
 
 
 def open_with_report(files: Files, **options: object) -> tuple[Log, RecoveryReport]:
-    settings: dict[str, object] = {"cluster": CLUSTER, "segment_bytes": 1000, "tail_cache_bytes": 0, **options}
+    settings: dict[str, object] = {
+        "cluster": CLUSTER,
+        "segment_bytes": 1000,
+        "tail_cache_bytes": 0,
+        **options,
+    }
     return Log.open(files, DIRECTORY, **settings)  # type: ignore[arg-type]
 
 

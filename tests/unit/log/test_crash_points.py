@@ -22,7 +22,7 @@ from paceline.ids import Index, NodeId, Position, Term
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
 from paceline.log.vote import VoteFile
-from paceline.sim.disk import CRASH_MODES, PowerCut, SimDisk
+from paceline.sim.disk import CRASH_MODES, DiskOptions, PowerCut, SimDisk
 
 SEEDS = 4
 
@@ -146,11 +146,12 @@ def loose_locals(files: Files, ledger: Ledger) -> None:
 LOG_STORIES = [append, roll, truncate, truncate_and_stage_in_one_flush, reset, drop_before, loose_locals]
 
 
-def crash_points(story: Story) -> list[tuple[SimDisk, Ledger, int]]:
+def crash_points(story: Story, sector_bytes: int) -> list[tuple[SimDisk, Ledger, int]]:
     """The disk (powered off, not yet settled) and the ledger at every crash point."""
     points = []
     for n in range(1, 1000):
         disk, ledger = new_disk(), Ledger()
+        disk.options = DiskOptions(sector_bytes=sector_bytes)
         disk.crash_at_op(n)
         try:
             story(disk.mount(), ledger)
@@ -162,11 +163,13 @@ def crash_points(story: Story) -> list[tuple[SimDisk, Ledger, int]]:
     raise AssertionError("the story does not end")
 
 
-def outcomes(story: Story) -> list[tuple[SimDisk, Ledger, str]]:
+def outcomes(
+    story: Story, *, sector_bytes: int = 512, seeds: int = SEEDS
+) -> list[tuple[SimDisk, Ledger, str]]:
     found = []
-    for disk, ledger, n in crash_points(story):
+    for disk, ledger, n in crash_points(story, sector_bytes):
         for mode in CRASH_MODES:
-            for seed in range(1 if mode in ("none", "all") else SEEDS):
+            for seed in range(1 if mode in ("none", "all") else seeds):
                 after = disk.snapshot(random.Random(f"{n}/{mode}/{seed}"))
                 after.crash(mode)
                 found.append((after, ledger, f"op {n}, {mode}, seed {seed}"))
@@ -222,12 +225,13 @@ def vote_saves(files: Files, ledger: Ledger) -> None:
         ledger.votes.append(state)
 
 
-def test_vote_never_falls_at_any_crash_point() -> None:
-    for disk, ledger, where in outcomes(vote_saves):
+@pytest.mark.parametrize("sector_bytes", [512, 16], ids=["whole sectors", "sectors that tear"])
+def test_vote_never_falls_at_any_crash_point(sector_bytes: int) -> None:
+    for disk, ledger, where in outcomes(vote_saves, sector_bytes=sector_bytes, seeds=40):
         if not ledger.votes and not disk.exists("/data/vote"):
             continue  # the node was never created
         state = VoteFile.open(disk.mount(), "/data/vote").state
-        assert state in (ledger.votes[-1:] + [ledger.vote_next]), where
+        assert state in [*ledger.votes[-1:], ledger.vote_next], where
         disk.crash("none")
         assert VoteFile.open(disk.mount(), "/data/vote").state == state, where
 

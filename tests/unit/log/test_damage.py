@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import random
 
+import google_crc32c
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logtools import DIRECTORY, all_entries, check_whole, local_of, make_entries, new_disk, open_log, open_with_report
+from logtools import (
+    DIRECTORY,
+    all_entries,
+    check_whole,
+    local_of,
+    make_entries,
+    new_disk,
+    open_log,
+    open_with_report,
+)
 
-from paceline.core.entry import HEADER_BYTES, Entry
+from paceline.core.entry import HEADER_BYTES, Entry, EntryKind, encode_entry
 from paceline.errors import BadEntry, Corruption
 from paceline.ids import GENESIS, Index
 from paceline.log.scan import walk
@@ -113,7 +123,7 @@ def test_zeroed_sectors_are_cut_in_the_last_write_and_refused_where_durable() ->
     log.stage(make_entries(log.last, 1))
     log.flush()
     vouched = holed + disk.read_file(FIRST)[len(content) :]
-    with pytest.raises(BadEntry, match="damaged where it was durable: offset .*, index 2"):
+    with pytest.raises(BadEntry, match=r"damaged where it was durable: offset \d+, index 2"):
         reopened(vouched)
 
 
@@ -127,6 +137,14 @@ def test_flip_in_the_last_write_with_whole_records_behind_it_is_refused() -> Non
         content[at] ^= 4
         with pytest.raises(BadEntry):
             reopened(bytes(content))
+
+
+def test_old_record_inside_the_body_of_a_torn_one_is_not_taken_for_a_later_record() -> None:
+    disk, entries, _ = three_flushes()
+    content = disk.read_file(FIRST)
+    slot = entries[-1].next_slot
+    carrier = encode_entry(slot, EntryKind.TXN, entries[1].record + bytes(900), time_us=1)
+    assert reopened(content + carrier.record[:-100]) == (entries, len(carrier.record) - 100)
 
 
 def test_local_record_without_its_entry_is_cut() -> None:
@@ -145,8 +163,6 @@ def test_valid_records_that_do_not_continue_the_chain_are_refused() -> None:
 
 
 def test_record_of_a_newer_version_is_refused_and_never_cut() -> None:
-    import google_crc32c
-
     disk, entries, _ = three_flushes()
     record = bytearray(make_entries(entries[-1].position, 1)[0].record)
     record[8] = 2

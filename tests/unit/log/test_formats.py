@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from logtools import DIRECTORY, all_entries, check_whole, local_of, make_entries, new_disk, open_log, open_with_report
+from logtools import (
+    DIRECTORY,
+    all_entries,
+    check_whole,
+    local_of,
+    make_entries,
+    new_disk,
+    open_log,
+    open_with_report,
+)
 
 from paceline.core.hardstate import HardState
 from paceline.ids import GENESIS, Index, NodeId, Term
@@ -15,7 +24,7 @@ from paceline.sim.disk import SimDisk
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "v1"
 SEGMENT = f"{DIRECTORY}/{segment_name(Index(1))}"
-STATE = HardState(Term(9), NodeId("node-2"), Index(123))
+STATE = HardState(Term(9), NodeId("node-2"), Index(123), NodeId("node-1"))
 
 
 def golden(name: str) -> bytes:
@@ -33,15 +42,13 @@ def write_everything() -> dict[str, bytes]:
     log.flush()
     vote = VoteFile.create(disk, "/data/vote", HardState(Term(0), None))
     vote.save(STATE)
-    id = Custody(disk, "/data/custody").keep(
-        "rewind", first, {Index(2): b"sql"}, time_us=5, term_now=Term(3)
-    )
+    id = Custody(disk, "/data/custody").keep("rewind", first, {Index(2): b"sql"}, time_us=5, term_now=Term(3))
     slots = disk.read_file("/data/vote")
     assert slots[:4096] == slots[4096:]
-    assert not any(slots[84:4096])
+    assert not any(slots[124:4096])
     return {
         "segment": disk.read_file(SEGMENT),
-        "vote-slot": slots[:84],
+        "vote-slot": slots[:124],
         "custody": disk.read_file(f"/data/custody/{id}.lost"),
     }
 

@@ -42,12 +42,16 @@ def during_flush(log: Log, what: Callable[[], None]) -> None:
     perform = log._writer.perform
 
     def slow(plan: object) -> None:
-        perform(plan)  # type: ignore[arg-type]
-        what()
+        try:
+            perform(plan)  # type: ignore[arg-type]
+        finally:
+            what()
 
     log._writer.perform = slow  # type: ignore[method-assign,assignment]
-    log.flush()
-    log._writer.perform = perform  # type: ignore[method-assign]
+    try:
+        log.flush()
+    finally:
+        log._writer.perform = perform  # type: ignore[method-assign]
 
 
 def test_new_log_is_empty_and_says_that_it_was_created() -> None:
@@ -181,7 +185,7 @@ def test_local_record_of_an_unknown_entry_is_a_programmer_error() -> None:
         log.stage([], [local_of(make_entries(GENESIS, 1)[0])])
 
 
-@pytest.mark.parametrize("after", range(0, 21))
+@pytest.mark.parametrize("after", range(21))
 def test_truncated_log_goes_on_from_the_cut(after: int) -> None:
     disk, log = filled(20)
     old = all_entries(log)
@@ -194,6 +198,21 @@ def test_truncated_log_goes_on_from_the_cut(after: int) -> None:
     assert all_entries(again) == all_entries(log)
     assert (again.last, again.bytes, again.segments) == (log.last, log.bytes, log.segments)
     check_whole(again)
+
+
+def test_segment_that_was_removed_and_made_anew_is_read_anew() -> None:
+    disk, _ = filled(20)
+    log = open_log(disk)
+    first = log.segment_infos[-1].first
+    assert log.entry(first) is not None
+    log.truncate(Index(first - 3))
+    log.stage(make_entries(log.last, 10, term=2, size=60))
+    log.flush()
+    log.stage(make_entries(log.last, 1, term=2))
+    assert first in [info.first for info in log.segment_infos]
+    assert log._tail.first > first
+    assert log.entry(first) is not None
+    check_whole(log)
 
 
 def test_truncated_entries_that_were_never_flushed_do_not_reach_the_disk() -> None:
@@ -329,6 +348,46 @@ def test_entries_refused_by_a_full_disk_can_be_truncated_while_it_is_full() -> N
     assert all_entries(open_log(disk)) == all_entries(log)
 
 
+def test_truncation_during_a_flush_that_fails_takes_its_entries_out_of_the_plan() -> None:
+    disk, log = filled(5)
+    disk.options = DiskOptions(quota_bytes=disk.used_bytes + 100)
+    log.stage(make_entries(log.last, 20, size=60))
+    with pytest.raises(DiskFull):
+        during_flush(log, lambda: log.truncate(Index(3)))
+    assert log.durable == log.last == log.position_at(Index(3))
+    assert log.flush() == log.last
+    disk.options = DiskOptions()
+    log.stage(make_entries(log.last, 20, term=2, size=60))
+    log.flush()
+    assert all_entries(open_log(disk)) == all_entries(log)
+
+
+def test_reset_during_a_flush_that_fails_takes_everything_out_of_the_plan() -> None:
+    disk, log = filled(5)
+    base = Position(Term(7), Index(100), b"b" * 16)
+    disk.options = DiskOptions(quota_bytes=disk.used_bytes + 100)
+    log.stage(make_entries(log.last, 20, size=60))
+    with pytest.raises(DiskFull):
+        during_flush(log, lambda: log.reset(base))
+    assert (log.durable, log.staged_bytes) == (GENESIS, 0)
+    assert log.flush() == base
+    again = open_log(disk)
+    assert (again.base, again.last, again.segments) == (base, base, 1)
+
+
+def test_log_that_was_reset_can_be_truncated_before_the_flush() -> None:
+    disk, log = filled(20)
+    base = Position(Term(7), Index(2), b"b" * 16)
+    log.reset(base)
+    log.stage(make_entries(base, 30, term=7, size=60))
+    log.truncate(Index(10))
+    log.stage(make_entries(log.last, 5, term=8, size=60))
+    assert log.flush() == log.last
+    again = open_log(disk)
+    assert (again.base, all_entries(again)) == (base, all_entries(log))
+    assert len(all_entries(log)) == 13
+
+
 def test_old_segments_are_dropped_while_the_disk_is_full() -> None:
     disk, log = filled(30)
     disk.options = DiskOptions(quota_bytes=disk.used_bytes)
@@ -441,9 +500,13 @@ def test_random_life_of_a_log_matches_a_plain_list(seed: int) -> None:
     base, model, durable, term = GENESIS, list(make_entries(GENESIS, 0)), 0, 1
     for step in range(80):
         disk.options = DiskOptions(quota_bytes=disk.used_bytes + 500 if rng.random() < 0.1 else None)
-        match rng.choice(("stage",) * 5 + ("flush",) * 4 + ("truncate", "truncate", "drop", "reset", "crash")):
+        match rng.choice(
+            ("stage",) * 5 + ("flush",) * 4 + ("truncate", "truncate", "drop", "reset", "crash")
+        ):
             case "stage":
-                entries = make_entries(log.last, rng.randint(1, 4), term=term, size=rng.randint(0, 300), salt=step)
+                entries = make_entries(
+                    log.last, rng.randint(1, 4), term=term, size=rng.randint(0, 300), salt=step
+                )
                 log.stage(entries, [local_of(e, b"L%d" % e.index) for e in entries if rng.random() < 0.4])
                 model += entries
             case "flush":

@@ -50,6 +50,8 @@ def test_only_leftovers_of_a_reset_and_unfinished_last_segments_are_removed() ->
             assert facts.place is Place.STALE or unfinished
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.action is Action.REFUSE], ids=lambda r: r.why)
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if rule.action is Action.REFUSE], ids=lambda r: r.why
+)
 def test_every_refusal_says_what_to_do(rule: object) -> None:
     assert len(rule.todo) > 20  # type: ignore[attr-defined]

@@ -84,6 +84,9 @@ class FakeService:
         self.script: list[str | PacelineError] = []
         self.held: list[Done] = []
         self.requests: list[WriteRequest] = []
+        self.timeouts: list[int] = []
+        self.padding = ""
+        self.status_calls = 0
         self.submitted = asyncio.Event()
         self.query_gate: asyncio.Event | None = None
         self.queries = 0
@@ -95,6 +98,7 @@ class FakeService:
     def submit(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
         """A script item: ``hold`` (never answered), ``lose`` (applied, connection cut), or an error to answer."""
         self.requests.append(request)
+        self.timeouts.append(timeout_ms)
         self.submitted.set()
         item = self.script.pop(0) if self.script else "run"
         if isinstance(item, PacelineError):
@@ -131,7 +135,8 @@ class FakeService:
         return QueryReply(result, token or self.database.position(), self.leads, self.term, self.name)
 
     def status(self) -> dict[str, Any]:
-        return {"node": self.name, "cluster": "c1", "ready": self.ready}
+        self.status_calls += 1
+        return {"node": self.name, "cluster": "c1", "ready": self.ready, "padding": self.padding}
 
     def leader(self) -> tuple[str | None, int, dict[str, Any] | None]:
         return self.leads or None, self.term, self.addresses.get(self.leads)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
 from paceline.engines.base import UnitsDigest, WriteRequest
 from paceline.engines.sqlite.engine import SqliteEngine
 from paceline.files import RealFiles

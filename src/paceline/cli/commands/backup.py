@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +70,14 @@ def command(
     Writers are not delayed. FILE is an ordinary SQLite file, which also
     remembers its position: `paceline node add --from FILE` continues there.
     """
-    if force:
-        file.unlink(missing_ok=True)
     status, name, address = _source(resolve(directory, connect).addresses, node)
     from paceline.cli.progressbar import progress_bar
 
     with progress_bar(f"copying from {name}", "pages") as advance:
-        position = asyncio.run(_copy(str(file.absolute()), address, str(status["cluster"]), advance))
+        # An old backup goes only when the new one is whole.
+        place = file.with_name(file.name + ".new") if force and file.exists() else file
+        position = asyncio.run(_copy(str(place.absolute()), address, str(status["cluster"]), advance))
+        os.replace(place, file)
     size = file.stat().st_size
     if as_json:
         from msgspec import json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -173,14 +174,20 @@ def list_nodes(directory: str | None, connect: str | None, as_json: bool) -> Non
         raise PacelineError(f"no node answers: {reason}", hint="is the address right, and the node running?")
     from paceline.cli.tables import console, plain_table
 
-    table = plain_table("node", "voting", "clients", "HTTP", "health", "database file")
+    screen = console()
+    wide = screen.width >= 100
+    table = plain_table("node", "voting", "clients", *(["HTTP"] if wide else []), "health", "database file")
     for row in overview.rows:
-        path = row["database"]
-        if path is None and target.cluster and any(n.name == row["name"] for n in target.cluster.nodes):
-            path = str(target.cluster.database_path(row["name"]))
-        table.add_row(
-            row["name"], row["voting"], row["address"] or "-", row["http"] or "-", row["health"], path or "-"
-        )
+        http = [row["http"] or "-"] if wide else []
+        path = _database(target.cluster, row)
+        table.add_row(row["name"], row["voting"], row["address"] or "-", *http, row["health"], path)
     table.columns[-1].no_wrap = False
     table.columns[-1].overflow = "fold"
-    console().print(table)
+    screen.print(table)
+
+
+def _database(cluster: Cluster | None, row: dict[str, Any]) -> str:
+    """Where the file is: for a local cluster as seen from here, else as the node says."""
+    if cluster and any(node.name == row["name"] for node in cluster.nodes):
+        return os.path.relpath(cluster.database_path(row["name"]))
+    return str(row["database"] or "-")

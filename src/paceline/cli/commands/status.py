@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -54,7 +55,9 @@ def command(directory: str | None, connect: str | None, watch: bool, interval: f
     """
     target = resolve(directory, connect)
     if watch and not as_json:
-        _watch(target, interval)
+        with suppress(KeyboardInterrupt):  # Ctrl-C is the way out, not an accident
+            _watch(target, interval)
+        return
     from msgspec import json
 
     while True:

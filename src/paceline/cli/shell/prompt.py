@@ -17,7 +17,8 @@ from pygments.lexers.sql import SqlLexer
 from paceline.cli.shell.completion import SqlCompleter
 from paceline.cli.shell.session import Quit, Session
 from paceline.cli.sqltext import is_complete
-from paceline.errors import PacelineError
+from paceline.cli.text import sql_error
+from paceline.errors import PacelineError, SqlError
 
 if TYPE_CHECKING:
     from prompt_toolkit.formatted_text import AnyFormattedText
@@ -50,7 +51,8 @@ def _keys(prompt: list[PromptSession[str]]) -> KeyBindings:
 
 
 def say_error(error: PacelineError) -> None:
-    click.echo(click.style("error: ", fg="red") + " ".join(error.message.split()), err=True)
+    message = sql_error(error) if isinstance(error, SqlError) else error.message
+    click.echo(click.style("error: ", fg="red") + " ".join(message.split()), err=True)
     if error.hint:
         click.echo(f"  hint: {error.hint}", err=True)
 

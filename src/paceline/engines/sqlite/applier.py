@@ -51,10 +51,11 @@ class Applier:
         self._new_page_size = page_size
         self._files = files or RealFiles()
         self._guard = Guard(path)
-        self._noted_salts = b""
         self._checkpointed = b""
         self._led_from = b""
         """Where the last reign began, until this node applies, undoes or installs."""
+        self._suspicion = ""
+        """Why the files are not trusted, until the node re-syncs, applies or leads."""
         self._writer: WalWriter
         self._source: PageSource
         self._index: WalIndex | None = None
@@ -76,6 +77,7 @@ class Applier:
             self._checkpointed, self._led_from = note.checkpointed, note.led_from
         self._guard.take()
         self._attach()
+        self._suspicion = reason or ""
         self._note(clean=False)
         return reason
 
@@ -84,7 +86,7 @@ class Applier:
 
         An idle connection keeps the log's files alive.  ``open`` takes the lock back.
         """
-        self._led_from = self.mark
+        self._led_from, self._suspicion = self.mark, ""
         self._note(clean=False)
         self._guard.release()
         return self._led_from
@@ -145,12 +147,15 @@ class Applier:
             self._recreate(unit_bytes)
         append = self._writer.begin()
         absent = lock_page(unit_bytes)
-        missing = set(range(self.page_count + 1, unit_count + 1)) - {absent}
+        have = np.zeros(unit_count + 1, dtype=np.bool_)
+        have[: self.page_count + 1] = True
+        if absent <= unit_count:
+            have[absent] = True
         for pages, images in _batches(units, unit_bytes, unit_count, absent):
-            missing.difference_update(pages)
+            have[pages] = True
             append.add(pages, images)
-        if missing:
-            raise Corruption(f"the snapshot lacks page {min(missing)}", hint="start the transfer again")
+        if not have.all():
+            raise Corruption(f"the snapshot lacks page {np.argmin(have)}", hint="start the transfer again")
         self._publish(append, unit_count, {})
 
     def checkpoint(self) -> bool:
@@ -190,6 +195,7 @@ class Applier:
         now = self._index.header()
         restarted = now.frames == 0 and now.change == before.change
         if not (restarted or now.same_content(before)):
+            self._attach()  # a re-sync begins from what is there now
             raise Diverged(
                 f"somebody else wrote to {self.path} during a checkpoint",
                 hint="no other program may write to a follower's database; the node re-syncs",
@@ -200,7 +206,8 @@ class Applier:
             self._source.restart(self.page_count)
 
     def _note(self, *, clean: bool) -> None:
-        salts = self._writer.header.salts
+        # A leader's connection chooses the salts of a new log itself, an applier keeps to its own.
+        salts = self._writer.salts if self._writer.header.frames or not self._led_from else state.NO_LOG
         state.write_note(
             self._files,
             self.path,
@@ -208,8 +215,8 @@ class Applier:
             clean=clean,
             checkpointed=self._checkpointed,
             led_from=self._led_from,
+            suspicion=self._suspicion,
         )
-        self._noted_salts = salts
 
     def _change(self, deltas: Iterable[PageDelta]) -> None:
         append: Append | None = None
@@ -300,6 +307,7 @@ class Applier:
         """Commit and move the snapshot on.  ``fresh``: images worth keeping in the cache."""
         if not append.pages:
             if page_count == self.page_count:
+                self._settle()
                 return
             # Only the size changes: the commit mark needs a frame to stand on.
             image, _ = self._source.read(1)
@@ -310,8 +318,12 @@ class Applier:
         for page, (image, digest) in fresh.items():
             if page <= page_count:
                 self._source.put(page, image, digest)
-        if self._led_from or self._writer.header.salts != self._noted_salts:
-            self._led_from = b""
+        self._settle()
+
+    def _settle(self) -> None:
+        """The first change as a follower ends what the note kept of a reign or of a suspicion."""
+        if self._led_from or self._suspicion:
+            self._led_from, self._suspicion = b"", ""
             self._note(clean=False)
 
     def _recreate(self, page_size: int) -> None:
@@ -323,23 +335,29 @@ class Applier:
         self._index.close()
         self._index = None
         self._guard.close(remove_log=True)
-        connection = apsw.Connection(self.path)
         try:
-            # SQLite leaves WAL mode only for the one connection that is alone.
-            connection.pragma("journal_mode", "delete")
-        except apsw.BusyError:
-            raise Unavailable(
-                f"{self.path} must be made anew with page size {page_size}, but somebody has it open",
-                hint="close programs that read it",
-            ) from None
+            _remove_unless_open(self.path)
+            create_database(self.path, EngineOptions(page_size=page_size), self._files)
         finally:
-            connection.close()
-        plainfile.forget(self.path)
-        os.unlink(self.path)
-        create_database(self.path, EngineOptions(page_size=page_size), self._files)
-        self._guard = Guard(self.path)
-        self._guard.take()
-        self._attach()
+            self._guard.take()
+            self._attach()
+
+
+def _remove_unless_open(path: str) -> None:
+    """Delete an empty database; :class:`Unavailable` when anybody has it open."""
+    connection = apsw.Connection(path)
+    try:
+        # SQLite leaves WAL mode only for the one connection that is alone.
+        connection.pragma("journal_mode", "delete")
+    except apsw.BusyError:
+        raise Unavailable(
+            f"{path} must be made anew with another page size, but somebody has it open",
+            hint="close the programs that read it",
+        ) from None
+    finally:
+        connection.close()
+    plainfile.forget(path)
+    os.unlink(path)
 
 
 def _backwards(deltas: Iterable[PageDelta]) -> Iterator[PageDelta]:

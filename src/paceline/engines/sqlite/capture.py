@@ -313,10 +313,11 @@ class Capture:
         state.write_note(
             self._files,
             self.path,
-            salts=self._mark.salts,
+            salts=self._mark.salts if self._mark.frame else state.NO_LOG,
             clean=False,
             checkpointed=self._checkpointed,
             led_from=self._led_from,
+            suspicion="",
         )
 
     def _check_file(self, after: int) -> None:

@@ -49,7 +49,7 @@ class RequestList(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class LoggedRequest(msgspec.Struct, array_like=True, gc=False):
     """One request as the leader ran it.  ``outcome``: 'ok', 'repeated', or the kind of error."""
 
-    statements: list[tuple[str, Any]]  # msgspec cannot type a union of text and bytes
+    statements: list[tuple[Any, Any]]  # msgspec cannot type a union of text and bytes
     durability: str
     request_id: bytes | None
     client: str
@@ -100,7 +100,13 @@ def decode_request_list(data: bytes) -> RequestList:
 def encode_requests(requests: Sequence[WriteRequest], outcomes: Sequence[Outcome]) -> bytes:
     """The body of a REQUESTS record without its capture mark: zstd of msgpack."""
     logged = [_log(*pair) for pair in zip(requests, outcomes, strict=True)]
-    body = _compress(_encode(logged))
+    try:
+        body = _compress(_encode(logged))
+    except (TypeError, ValueError, OverflowError):
+        # An embedded client may pass what neither SQLite nor msgpack can hold; its request failed.
+        for item in logged:
+            _describe(item)
+        body = _compress(_encode(logged))
     for longest in _CUTS:
         if len(body) <= _LIMIT:
             return body
@@ -109,7 +115,8 @@ def encode_requests(requests: Sequence[WriteRequest], outcomes: Sequence[Outcome
         body = _compress(_encode(logged))
     if len(body) > _LIMIT:
         for item in logged:
-            item.statements, item.cut = [(sql[:256], []) for sql, _ in item.statements[:16]], True
+            item.statements, item.cut = [(str(sql)[:64], []) for sql, _ in item.statements[:16]], True
+            item.client = item.client[:64]
         body = _compress(_encode(logged))
     assert len(body) <= _LIMIT, "GROUP_REQUESTS_MAX bounds this"
     return body
@@ -124,6 +131,15 @@ def _log(request: WriteRequest, outcome: Outcome) -> LoggedRequest:
     return LoggedRequest(
         request.statements, request.durability, request.request_id, request.client, state, rows
     )
+
+
+def _describe(item: LoggedRequest) -> None:
+    """Text for the values of a request that cannot be encoded."""
+    try:
+        _encode(item)
+    except (TypeError, ValueError, OverflowError):
+        item.statements = [(ascii(sql), [ascii(args)]) for sql, args in item.statements]
+        item.cut = True
 
 
 def _cut(item: LoggedRequest, longest: int) -> None:

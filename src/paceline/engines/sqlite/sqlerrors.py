@@ -23,20 +23,17 @@ from paceline.errors import (
     SqlError,
     TimedOut,
     TooLarge,
-    UsageError,
 )
 
 __all__ = ["BINDING_ERRORS", "RUN_ERRORS", "verdict"]
 
-BINDING_ERRORS: Final = (apsw.BindingsError, KeyError, OverflowError, UnicodeEncodeError, TypeError)
+BINDING_ERRORS: Final = (apsw.BindingsError, KeyError, OverflowError, UnicodeEncodeError)
 RUN_ERRORS: Final = (
     apsw.Error,
     PacelineError,
     KeyError,
     OverflowError,
     UnicodeError,
-    TypeError,
-    ValueError,
     MemoryError,
 )
 """Everything that running one statement may raise."""
@@ -66,9 +63,8 @@ def verdict(
         return name_bad_argument(args if args is not None else [], statement, error)
     if isinstance(error, MemoryError | apsw.NoMemError):
         return Overloaded("no memory left for this statement", hint="make it smaller")
-    if isinstance(error, apsw.Error):
-        return _from_sqlite(error, connection, statement)
-    return UsageError(f"statement {statement}: {error}")
+    assert isinstance(error, apsw.Error), "RUN_ERRORS lists everything that comes here"
+    return _from_sqlite(error, connection, statement)
 
 
 def _from_sqlite(error: apsw.Error, connection: apsw.Connection, statement: int) -> PacelineError:

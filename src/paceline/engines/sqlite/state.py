@@ -22,19 +22,21 @@ import msgspec
 from paceline.engines.sqlite.walformat import WAL_HEADER_BYTES, wal_header_salts
 from paceline.files import Files, write_atomic
 
-__all__ = ["Note", "foreign_write", "read_note", "write_note"]
+__all__ = ["NO_LOG", "Note", "foreign_write", "read_note", "write_note"]
 
 NOTE_VERSION: Final = 1
 NOTE_NAME: Final = "state"
-_NO_SALTS: Final = bytes(8)
+NO_LOG: Final = bytes(8)
+"""The salts of a log without frames."""
 
 
 class Note(msgspec.Struct, frozen=True):
-    """``salts``: of the log in use (zero: none yet).
+    """``salts``: of the log in use, zero when it had no frames yet (who begins it chooses new salts).
 
     ``size``/``mtime_ns``: of the file when the note was written.
     ``checkpointed``: encoded capture mark up to which everything is in the file, empty when unknown.
     ``led_from``: encoded mark where a reign began that no apply has followed, else empty.
+    ``suspicion``: a foreign write was found and the node has not re-synced since, else empty.
     """
 
     salts: bytes
@@ -43,6 +45,7 @@ class Note(msgspec.Struct, frozen=True):
     clean: bool
     checkpointed: bytes = b""
     led_from: bytes = b""
+    suspicion: str = ""
     version: int = NOTE_VERSION
 
 
@@ -51,7 +54,14 @@ def _path(database: str) -> str:
 
 
 def write_note(
-    files: Files, database: str, *, salts: bytes, clean: bool, checkpointed: bytes, led_from: bytes
+    files: Files,
+    database: str,
+    *,
+    salts: bytes,
+    clean: bool,
+    checkpointed: bytes,
+    led_from: bytes,
+    suspicion: str,
 ) -> None:
     """Note the database file as it is now, durably."""
     stat = os.stat(database)
@@ -62,6 +72,7 @@ def write_note(
         clean=clean,
         checkpointed=checkpointed,
         led_from=led_from,
+        suspicion=suspicion,
     )
     write_atomic(files, _path(database), msgspec.json.encode(note))
 
@@ -83,6 +94,8 @@ def read_note(files: Files, database: str) -> Note | None:
 
 def foreign_write(note: Note, database: str) -> str | None:
     """Why the files cannot be those that ``note`` speaks of, None when they can; call before opening them."""
+    if note.suspicion:
+        return note.suspicion
     if not os.path.exists(database):
         return "the database file is gone"
     stat = os.stat(database)
@@ -92,11 +105,10 @@ def foreign_write(note: Note, database: str) -> str | None:
         return "the database file was changed while the node was down" if touched else None
     if note.clean:
         return "a write-ahead log appeared while the node was down"
-    salts = wal_header_salts(header)
-    if salts is None:
-        # A header that was torn by a crash has no committed frame behind it.
+    if note.salts == NO_LOG:
+        # The log was begun after the note; as long as nobody moved frames into the file it is the only one since.
         return "the database file was changed while the node was down" if touched else None
-    if note.salts != _NO_SALTS and salts != note.salts:
+    if wal_header_salts(header) != note.salts:
         return "the write-ahead log was started afresh while the node was down"
     return None
 

@@ -38,6 +38,8 @@ def words(text: str) -> frozenset[str]:
 RESERVED_PREFIX: Final = "_paceline"
 """Names of tables, indexes, triggers and views that belong to Paceline start so."""
 
+_RESERVED: Final = re.compile(rf"(?<![A-Za-z0-9_$]){RESERVED_PREFIX}", re.IGNORECASE)
+
 
 class Statement(msgspec.Struct, frozen=True, gc=False):
     """One statement's nature.  ``verb`` is its governing keyword: for WITH the verb after the tables."""
@@ -160,7 +162,7 @@ def _nature(sql: str, tokens: list[tuple[str, str]]) -> Statement:
         )
     if verb == "VACUUM":
         return _vacuum(sql, tokens)
-    if verb in _SCHEMA and RESERVED_PREFIX in sql.casefold():
+    if verb in _SCHEMA and _RESERVED.search(sql):
         raise Forbidden(
             f"names that start with {RESERVED_PREFIX} belong to Paceline and may not appear in a schema",
             hint="choose another name",
@@ -228,7 +230,7 @@ class Statements:
     def get(self, sql: str) -> Statement:
         """As :func:`classify`, cached."""
         with self._lock:
-            found = self._known.get(sql)
+            found = self._known.get(sql) if isinstance(sql, str) else None
             if found is not None:
                 self._known.move_to_end(sql)
         if found is None:

@@ -12,6 +12,8 @@ its last reign has no surplus: what a follower applies is in its log.  Else:
 
     current log is that of                  the surplus begins
     the mark, or the start of the reign     after the later of the two
+    neither, but one of them stood at an    with the first frame
+    empty log
     neither, but a checkpoint of ours       with the first frame: that checkpoint
     emptied the log of one of them          ran when the node's log had everything
     neither                                 unknown: ``Diverged``
@@ -73,20 +75,22 @@ def _start(mark: Mark, note: state.Note | None, index: WalIndex) -> Mark | None:
     """The mark behind which the surplus begins, None for the start of the log; see the table above."""
     header = index.header()
     marks = [mark]
-    if note is not None and note.led_from:
+    if note is not None:
+        if note.suspicion:
+            raise _lost(note.suspicion)
         marks.append(Mark.decode(note.led_from))
-    here = [known for known in marks if known.salts == header.salts]
+    here = [known for known in marks if known.frame and known.salts == header.salts]
     start: Mark | None = None
     if here:
         start = max(here, key=lambda known: known.frame)
         if header.frames < start.frame:
             raise _lost("the write-ahead log is shorter than the node's own log remembers")
-        if header.frames == start.frame and header.frames and header.checksum != start.checksum:
+        if header.frames == start.frame and header.checksum != start.checksum:
             raise _lost("the write-ahead log is another one")
-    elif note is None or not note.checkpointed:
-        raise _lost("the write-ahead log was restarted")
-    elif Mark.decode(note.checkpointed).salts not in [known.salts for known in marks]:
-        raise _lost("the write-ahead log was restarted more than once")
+    elif all(known.frame for known in marks):
+        emptied = Mark.decode(note.checkpointed) if note is not None and note.checkpointed else None
+        if emptied is None or emptied.salts not in [known.salts for known in marks]:
+            raise _lost("the write-ahead log was restarted")
     if index.checkpoint_info().backfilled > (start.frame if start is not None else 0):
         raise _lost("somebody else checkpointed the surplus")
     return start

@@ -63,6 +63,8 @@ class WalWriter:
         self.header = index.header()
         assert self.header.page_size in (0, page_size), "page size of the log differs"
         self.fd = descriptor(path + "-wal")
+        self.salts = self.header.salts if any(self.header.salts) else os.urandom(8)
+        """Of the log in use, or of the one that the next append begins."""
         index.clear_leftovers(self.header.frames)
 
     def begin(self) -> Append:
@@ -168,14 +170,17 @@ class Append:
         with _fatal("start of a log"):
             info = writer.index.checkpoint_info()
             assert info.backfilled == 0, "an empty log with frames in the file"
-            salts = self._header.salts if any(self._header.salts) else os.urandom(8)
             old = pread_all(writer.fd, WAL_HEADER_BYTES, 0)
             sequence = int.from_bytes(old[12:16], "big") + 1 if len(old) == WAL_HEADER_BYTES else 0
-            raw, self._state = wal_header(writer.page_size, sequence, salts)
+            raw, self._state = wal_header(writer.page_size, sequence, writer.salts)
             pwrite_all(writer.fd, raw, 0)
             os.fdatasync(writer.fd)
             self._header = replace(
-                self._header, salts=salts, big_endian=False, page_size=writer.page_size, checksum=self._state
+                self._header,
+                salts=writer.salts,
+                big_endian=False,
+                page_size=writer.page_size,
+                checksum=self._state,
             )
 
 

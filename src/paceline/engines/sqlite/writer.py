@@ -130,17 +130,23 @@ class Writer:
         self.connection.set_busy_timeout(FOREIGN_LOCK_MS_MAX if wait else 0)
         try:
             self._run_control(_BEGIN)
-        except apsw.BusyError:
-            if not wait:
-                return
-            raise Unavailable(
-                f"another program holds the write lock of {self.connection.filename}",
-                hint="write through the leader; programs of your own may read the file",
-            ) from None
+        except apsw.Error as error:
+            failure = self._not_held(error)
+            if wait:
+                raise failure from error
+            return
         version = self._read_data_version()
         if version != self._data_version:
             self._data_version = version
             self.foreign_commits += 1
+
+    def _not_held(self, error: apsw.Error) -> PacelineError:
+        if isinstance(error, apsw.BusyError):
+            return Unavailable(
+                f"another program holds the write lock of {self.connection.filename}",
+                hint="write through the leader; programs of your own may read the file",
+            )
+        return verdict(error, connection=self.connection, statement=0)
 
     def release(self) -> None:
         """Give the write lock back (checkpoint, VACUUM, end of the reign)."""

@@ -27,9 +27,7 @@ def many(*statements: str, **more: Any) -> WriteRequest:
 class Leader:
     """A writer on a fresh database; every ``run`` is the next group."""
 
-    def __init__(
-        self, path: str, *, monotonic: Callable[[], float] = time.monotonic, **options: Any
-    ) -> None:
+    def __init__(self, path: str, *, monotonic: Callable[[], float] = time.monotonic, **options: Any) -> None:
         self.options = EngineOptions(**options)
         create_database(path, self.options)
         self.path = path

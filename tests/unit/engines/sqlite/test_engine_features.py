@@ -161,9 +161,7 @@ FEATURES: dict[str, tuple[list[str], str, list[list[Any]]]] = {
 
 @pytest.mark.parametrize("together", [False, True], ids=["statement by statement", "in one group"])
 @pytest.mark.parametrize("name", FEATURES)
-def test_followers_end_bit_identical(
-    make_cluster: Callable[..., Cluster], name: str, together: bool
-) -> None:
+def test_followers_end_bit_identical(make_cluster: Callable[..., Cluster], name: str, together: bool) -> None:
     statements, question, answer = FEATURES[name]
     cluster = make_cluster(foreign_keys=True)
     if together:

@@ -44,9 +44,7 @@ def test_a_group_without_change_makes_no_entry(cluster: Cluster) -> None:
 
 
 def test_an_entry_lists_its_requests_and_the_record_keeps_their_sql(cluster: Cluster) -> None:
-    cluster.run(
-        one("CREATE TABLE t(a)", request_id=b"r1", client="me"), one("nonsense"), one("SELECT 1")
-    )
+    cluster.run(one("CREATE TABLE t(a)", request_id=b"r1", client="me"), one("nonsense"), one("SELECT 1"))
     entry = cluster.log[-1]
     listed = decode_request_list(bytes(decode(entry.body, entry.flags).requests))
     assert (listed.failed, listed.runs) == (1, [("local", [b"r1", None])])
@@ -359,3 +357,118 @@ def test_any_groups_in_any_hands_end_equal_and_go_back(
     finally:
         cluster.close()
         cluster.nodes.clear()
+
+
+FOREIGN = (
+    "import sqlite3, sys, os\n"
+    "c = sqlite3.connect(sys.argv[1])\n"
+    "c.execute('insert into t values (99)')\n"
+    "c.commit()\n"
+    "os._exit(0) if sys.argv[2] == 'kill' else c.close()"
+)
+
+
+def write_behind_its_back(path: Path, how: str) -> None:
+    subprocess.run([sys.executable, "-c", FOREIGN, str(path), how], check=True)
+
+
+@pytest.mark.parametrize("how", ["kill", "close"])
+def test_a_write_while_the_node_was_down_is_noticed(cluster: Cluster, how: str) -> None:
+    cluster.ok(one("CREATE TABLE t(a)"))
+    cluster.settle()
+    node = cluster.nodes[1]
+    node.engine.close()
+    plainfile.forget(str(node.path))
+    write_behind_its_back(node.path, how)
+    node = cluster.nodes[1] = Node(node.path)
+    with pytest.raises(Diverged):
+        node.engine.open()
+    # It stays open, so that pages can be compared and repaired.
+    pin = cluster.leader.engine.pin()
+    units = list(enumerate(pin.read(1, pin.unit_count), 1))
+    assert node.engine.install(pin.unit_bytes, pin.unit_count, units) == pin.position
+    pin.close()
+    node.applied = len(cluster.log)
+    cluster.settle()
+
+
+def test_a_write_between_following_and_leading_is_noticed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.ok(one("CREATE TABLE t(a)"))
+    cluster.settle()
+    engine = cluster.nodes[1].engine
+    release = engine._applier.release_for_leading
+
+    def released() -> bytes:
+        mark = release()
+        write_behind_its_back(cluster.nodes[1].path, "kill")
+        return mark
+
+    monkeypatch.setattr(engine._applier, "release_for_leading", released)
+    with pytest.raises(Diverged, match="began to lead"):
+        engine.lead()
+    assert engine._writer is None
+    assert cluster.nodes[1].rows("SELECT a FROM t") == [[99]]
+
+
+def test_a_write_between_leading_and_following_is_noticed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.ok(one("CREATE TABLE t(a)"))
+    engine = cluster.leader.engine
+    reopen = engine._applier.open
+
+    def opened() -> str | None:
+        write_behind_its_back(cluster.leader.path, "kill")
+        return reopen()
+
+    monkeypatch.setattr(engine._applier, "open", opened)
+    with pytest.raises(Diverged, match="stopped leading"):
+        engine.follow()
+    monkeypatch.undo()
+    assert engine.position() is not None
+
+
+def test_a_group_that_lost_its_transaction_is_one_entry(cluster: Cluster) -> None:
+    cluster.ok(one("CREATE TABLE t(a UNIQUE)"), one("INSERT INTO t VALUES (0)"))
+    bad = one("INSERT OR ROLLBACK INTO t VALUES (0)")
+    for culprits in (1, 3):
+        before = len(cluster.log)
+        group = [
+            one("INSERT INTO t VALUES (?)", [before * 10 + n], request_id=b"%d/%d" % (before, n))
+            for n in range(4)
+        ]
+        outcomes = cluster.run(*group[:2], *[bad] * culprits, *group[2:])
+        assert [outcome.error is None for outcome in outcomes] == [True] * 2 + [False] * culprits + [True] * 2
+        assert len(cluster.log) == before + 1
+        cluster.settle()
+    cluster.switch(cluster.nodes[1])
+    (again,) = cluster.ok(group[3])
+    assert again.repeated_at == before + 1
+
+
+def test_a_value_of_a_strange_type_does_not_stop_the_leader(cluster: Cluster) -> None:
+    outcomes = cluster.run(one("CREATE TABLE t(a)"), one("INSERT INTO t VALUES (?)", [object()]))
+    assert outcomes[0].error is None and outcomes[1].error is not None
+    logged = decode_requests(decode_entry(cluster.records[-1]).body)
+    assert logged[1].cut and "object" in logged[1].statements[0][1][0]
+    cluster.settle()
+
+
+def test_foreign_writers_stay_locked_out_on_both_sides(cluster: Cluster) -> None:
+    def write(node: Node) -> str:
+        script = (
+            "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('insert into t values (9)')"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", script, str(node.path)], capture_output=True, text=True
+        ).stderr
+
+    cluster.ok(one("CREATE TABLE t(a)"))
+    cluster.settle()
+    for node in cluster.nodes:
+        assert "database is locked" in write(node)
+        node.engine.checkpoint(force=True)
+        assert "database is locked" in write(node)
+    assert cluster.leader.rows("SELECT a FROM t") == []

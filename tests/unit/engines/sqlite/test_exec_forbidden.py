@@ -19,7 +19,7 @@ FORBIDDEN = [
     "CREATE VIRTUAL TABLE temp.x USING fts5(a)",
     "INSERT INTO _paceline_position VALUES (2, 1, 1, x'', '')",
     "UPDATE _paceline_position SET term = 9",
-    "UPDATE \"_PACELINE_position\" SET term = 9",
+    'UPDATE "_PACELINE_position" SET term = 9',
     "DELETE FROM _paceline_requests",
     "DROP TABLE _paceline_position",
     "ALTER TABLE _paceline_position ADD COLUMN x",

@@ -105,9 +105,7 @@ def test_a_second_lost_transaction_makes_the_group_run_singly(leader: Leader) ->
 
 def test_pragma_defer_foreign_keys_counts_for_its_own_request_only(leader: Leader) -> None:
     first, second = leader.run(
-        many(
-            "PRAGMA defer_foreign_keys = ON", "INSERT INTO now VALUES (3)", "INSERT INTO p VALUES (3)"
-        ),
+        many("PRAGMA defer_foreign_keys = ON", "INSERT INTO now VALUES (3)", "INSERT INTO p VALUES (3)"),
         many("INSERT INTO now VALUES (4)", "INSERT INTO p VALUES (4)"),
     )
     assert first.error is None
@@ -217,6 +215,9 @@ def test_only_reads_leave_no_entry(leader: Leader) -> None:
 
 
 def test_vacuum_runs_after_its_neighbours_and_alone(leader: Leader) -> None:
+    leader.ok(one("INSERT INTO t VALUES (zeroblob(100000))"))
+    leader.ok(one("DELETE FROM t"))
+    assert leader.rows("PRAGMA freelist_count")[0][0] > 20
     outcomes = leader.run(
         one("INSERT INTO t VALUES (1)"),
         one("VACUUM"),
@@ -227,6 +228,7 @@ def test_vacuum_runs_after_its_neighbours_and_alone(leader: Leader) -> None:
     assert isinstance(outcomes[2].error, UsageError)
     assert outcomes[1].results is not None
     assert leader.committed
+    assert leader.rows("PRAGMA freelist_count") == [[0]]
     assert leader.rows("SELECT a FROM t") == [[1]]
 
 

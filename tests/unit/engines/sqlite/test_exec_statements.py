@@ -59,9 +59,22 @@ def test_an_empty_text_is_refused(sql: str) -> None:
 
 @pytest.mark.parametrize(
     "sql",
-    ["begin", "BEGIN IMMEDIATE", "/**/commit", "End", "rollback to x", "SAVEPOINT s", ";release s", "attach 'x' as y"]
-    + ["detach y", "vacuum into 'x'", "VACUUM main INTO 'x'", "create table _paceline_x(a)"]
-    + ["alter table a rename to _PaceLine_requests", "create table c(x references _paceline_requests)"],
+    [
+        "begin",
+        "BEGIN IMMEDIATE",
+        "/**/commit",
+        "End",
+        "rollback to x",
+        "SAVEPOINT s",
+        ";release s",
+        "attach 'x' as y",
+        "detach y",
+        "vacuum into 'x'",
+        "VACUUM main INTO 'x'",
+        "create table _paceline_x(a)",
+        "alter table a rename to _PaceLine_requests",
+        "create table c(x references _paceline_requests)",
+    ],
 )
 def test_transaction_words_and_reserved_names_are_forbidden(sql: str) -> None:
     with pytest.raises(Forbidden) as caught:

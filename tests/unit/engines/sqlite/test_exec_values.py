@@ -111,11 +111,7 @@ def test_text_that_is_not_utf8_is_an_error_with_the_way_out(leader: Leader) -> N
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
-        st.none()
-        | st.integers(-(2**63), 2**63 - 1)
-        | st.floats(allow_nan=False)
-        | st.text()
-        | st.binary(),
+        st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
         min_size=1,
         max_size=20,
     )

@@ -28,7 +28,7 @@ _START_SECONDS: Final = 1.5
 
 @contextlib.contextmanager
 def _running(program: Path, folder: Path, mode: str) -> Iterator[dict[str, str]]:
-    environment = os.environ | {"SKETCH_DIR": str(folder)}
+    environment = os.environ | {"SKETCH_DIR": os.path.abspath(folder)}
     folder.mkdir(parents=True, exist_ok=True)
     roles = (("leader", mode), ("follower", "1"), ("follower", "2"))
     processes = [

@@ -154,6 +154,9 @@ class Replica:
 
     def _draw_deadline(self, now_ms: int) -> None:
         base = self.timing.election_timeout_ms
+        settings = self.membership.settings if self.membership else None
+        if settings and settings.authority == "designated" and settings.leader == self.name:
+            base = 2 * self.timing.heartbeat_ms  # nobody else campaigns: no reason to wait
         self._quiet_since_ms = now_ms
         self._deadline_ms = now_ms + base + self._random.randrange(max(1, base))
 
@@ -177,11 +180,13 @@ class Replica:
         if not pre:
             self._save(HardState(term=Term(self.term + 1), voted_for=self.name, leader=self._state.leader))
         self._ballot = Ballot(pre=pre, granted={self.name}, refused={})
-        term = Term(self.term + 1) if pre else self.term
-        request = VoteRequest(term, self.last.term, self.last.index, pre, force)
         for voter in sorted(self.voters - {self.name}):
-            self._after_hard_state(voter, request)
+            self._ask_for_vote(voter, self._ballot, force=force)
         self._count(now_ms, force=force)
+
+    def _ask_for_vote(self, voter: NodeId, ballot: Ballot, *, force: bool = False) -> None:
+        term = Term(self.term + 1) if ballot.pre else self.term
+        self._after_hard_state(voter, VoteRequest(term, self.last.term, self.last.index, ballot.pre, force))
 
     def _count(self, now_ms: int, *, force: bool = False) -> None:
         ballot = self._ballot
@@ -282,7 +287,7 @@ class Replica:
     def receive(self, sender: NodeId, message: Message, now_ms: int) -> None:
         """Digest one message from ``sender``."""
         if message.term > self.term and not self._term_is_hypothetical(message):
-            if isinstance(message, VoteRequest) and not message.force and self._leader_alive(now_ms):
+            if self._must_ignore(sender, message, now_ms):
                 return
             self._raise_term(message.term, now_ms)
         elif message.term < self.term:
@@ -308,6 +313,15 @@ class Replica:
                     self._batch.snapshot_from = sender
             case TimeoutNow():
                 self.campaign(now_ms, force=True)
+
+    def _must_ignore(self, sender: NodeId, message: Message, now_ms: int) -> bool:
+        """A vote request while a leader is alive; unless it is that leader's own, which has restarted then."""
+        return (
+            isinstance(message, VoteRequest)
+            and not message.force
+            and sender != self.leader
+            and self._leader_alive(now_ms)
+        )
 
     @staticmethod
     def _term_is_hypothetical(message: Message) -> bool:
@@ -547,6 +561,8 @@ class Replica:
         """The network has a fresh connection to ``name``."""
         if self._leading:
             self._leading.connected(name, self.commit, now_ms)
+        elif self._ballot and name in self.voters - self._ballot.granted:
+            self._ask_for_vote(name, self._ballot)  # the first request may have been lost
 
     def durable_to(self, position: Position, now_ms: int) -> None:
         """This node's log is synced up to ``position``."""

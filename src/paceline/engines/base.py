@@ -41,6 +41,7 @@ __all__ = [
     "QueryResult",
     "Value",
     "StatementResult",
+    "TookTooLong",
     "UNIT_HASH_BYTES",
     "UnitsDigest",
     "WriteRequest",
@@ -127,13 +128,21 @@ class Outcome(msgspec.Struct, gc=False):
     repeated_at: Index | None = None
 
 
+class TookTooLong(Exception):
+    """A group with ``give_up_at`` did not end in time; nothing of it happened."""
+
+
 class Group(msgspec.Struct, gc=False):
-    """What ``run_group`` is to run.  ``emit`` takes each ``TXN_PART`` as soon as it is made and may block."""
+    """What ``run_group`` is to run.  ``emit`` takes each ``TXN_PART`` as soon as it is made and may block.
+
+    ``give_up_at`` (engine's clock): rather than run, or wait for a lock, past this moment, raise ``TookTooLong``.
+    """
 
     slot: Slot
     requests: Sequence[WriteRequest]
     time_us: int
     emit: Callable[[Entry], None]
+    give_up_at: float | None = None
 
 
 class GroupResult(msgspec.Struct, gc=False):

@@ -41,15 +41,15 @@ class _Item:
 class Acks:
     def __init__(self) -> None:
         self._levels: dict[str, deque[_Item]] = {}
-
-    def __len__(self) -> int:
-        return sum(len(items) for items in self._levels.values())
+        self.waiting = 0
+        """Requests that have run and wait for their reply."""
 
     def add(self, level: str, position: Position, replies: list[Waiting]) -> None:
         items = self._levels.get(level)
         if items is None:
             items = self._levels[level] = deque()
         items.append(_Item(position, replies))
+        self.waiting += len(replies)
 
     def settle(self, replica: Replica, now_ms: int) -> None:
         """Answer everything whose level is reached."""
@@ -60,6 +60,7 @@ class Acks:
             while items and items[0].position.index <= index:
                 item = items.popleft()
                 receipt = _receipt(level, item.position, replica)
+                self.waiting -= len(item.replies)
                 for reply in item.replies:
                     reply.done(WriteReply(reply.outcome, receipt))
 
@@ -71,6 +72,7 @@ class Acks:
                 if not late:
                     continue
                 item.replies = [reply for reply in item.replies if reply.deadline_ms > now_ms]
+                self.waiting -= len(late)
                 for reply in late:
                     reply.done(_unknown(level, item.position))
             while items and not items[0].replies:
@@ -81,6 +83,7 @@ class Acks:
         for items in self._levels.values():
             while items:
                 item = items.popleft()
+                self.waiting -= len(item.replies)
                 for reply in item.replies:
                     reply.done(
                         OutcomeUnknown(

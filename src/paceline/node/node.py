@@ -254,10 +254,14 @@ class Node:
         )
         self.ports.event("lost", first=entries[0].position.short, last=entries[-1].position.short)
         self.log.truncate(after)
-        if after < self.applied:
+        if after >= self.applied:
+            return
+        if any(entry.kind is EntryKind.TXN and entry.index <= self.applied for entry in entries):
             self.quarantine(
                 Corruption("the database has transactions that the leader's history does not have")
             )
+        else:
+            self.set_applied(after)  # entries that touch no database were passed before they were committed
 
     def _role_changed(self) -> None:
         leader = self.replica.leader
@@ -280,14 +284,14 @@ class Node:
         self.drain()
 
     def _keep_membership(self) -> None:
-        """Remember a committed membership outside the log, which may drop its entry later."""
-        history = self.replica.history
+        """Remember a committed membership outside the log, which may drop its entry later.
+
+        Only one that the log holds durably: after a crash the log must not end before it.
+        """
+        found = self.replica.history.at(min(self.replica.commit, self.log.durable.index))
         held = self.anchor.memberships[-1][0] if self.anchor.memberships else 0
-        if history.current is None or history.index > self.replica.commit or history.index <= held:
-            return
-        self._save_anchor(
-            msgspec.structs.replace(self.anchor, memberships=((history.index, history.current),))
-        )
+        if found is not None and found[0] > held:
+            self._save_anchor(msgspec.structs.replace(self.anchor, memberships=(found,)))
 
     def _save_anchor(self, anchor: Anchor) -> None:
         self.anchor = anchor
@@ -305,6 +309,8 @@ class Node:
         work: Callable[[], T],
         done: Callable[[T], None],
         failed: Callable[[BaseException], None] | None = None,
+        *,
+        quick: bool = False,
     ) -> None:
         """Run ``work`` on the state lane; then ``done``, then whatever is next."""
         assert not self.state_busy
@@ -320,7 +326,7 @@ class Node:
             self.state_busy = False
             (failed or self.ports.fatal)(error)
 
-        self.ports.run(Lane.STATE, work, finished, broke)
+        self.ports.run(Lane.STATE, work, finished, broke, quick=quick)
 
     def on_state(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
         """Queue ``work`` for the state lane, ahead of groups and applies."""

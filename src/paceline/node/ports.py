@@ -55,7 +55,11 @@ class Ports(Protocol):
         work: Callable[[], T],
         done: Callable[[T], None],
         failed: Callable[[BaseException], None],
-    ) -> None: ...
+        *,
+        quick: bool = False,
+    ) -> None:
+        """``quick``: this piece of work ends within some milliseconds; it may run in place, without a thread."""
+        ...
 
     def later(self, delay_ms: int, call: Callable[[], None]) -> None:
         """Call on the loop after a delay."""

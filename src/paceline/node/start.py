@@ -90,6 +90,8 @@ def create_state(
         files.mkdir(path)
     for name in files.listdir(paths.log):
         files.unlink(os.path.join(paths.log, name))
+    if files.exists(paths.vote):  # a crash broke off an earlier attempt; nobody has voted with it
+        files.unlink(paths.vote)
     vote = VoteFile.create(files, paths.vote, HardState(term=Term(0), voted_for=None, leader=None))
     log, _ = Log.open(
         files, paths.log, cluster=bytes.fromhex(cluster), vote=vote, segment_bytes=segment_bytes

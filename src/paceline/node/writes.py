@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from paceline.core.durability import parse_durability, unsatisfiable
 from paceline.core.entry import Entry
 from paceline.core.membership import Membership, majority
-from paceline.engines.base import Group, GroupResult, WriteRequest
+from paceline.engines.base import Group, GroupResult, TookTooLong, WriteRequest
 from paceline.errors import (
     DiskFull,
     NotLeader,
@@ -25,9 +25,10 @@ from paceline.errors import (
     UsageError,
     WritesStopped,
 )
-from paceline.ids import Index, Position, Slot
-from paceline.limits import GROUP_REQUESTS_MAX, LOG_UNSYNCED_BYTES_MAX, WRITE_QUEUE_MAX
+from paceline.ids import Index, Position
+from paceline.limits import GROUP_GATHER_MS, GROUP_REQUESTS_MAX, LOG_UNSYNCED_BYTES_MAX, WRITE_QUEUE_MAX
 from paceline.node.acks import Done, Waiting
+from paceline.node.quick import GIVE_UP_MS, QuickGroups
 
 if TYPE_CHECKING:
     from paceline.node.node import Node
@@ -51,6 +52,10 @@ class Writes:
         self._facts: tuple[Membership | None, bool, DiskFull | None] | None = None
         self._closed: PacelineError | None = None
         self._levels: dict[str, str | PacelineError] = {}
+        self._gathering = False
+        self._gathered = False
+        self._quick = QuickGroups()
+        self.gave_up = 0
         self.groups = 0
         self.requests = 0
         self.parts = 0
@@ -121,12 +126,29 @@ class Writes:
         return str(level)
 
     def ready(self) -> bool:
-        """Whether a group may start now."""
-        return bool(self._queue) and self._node.log.staged_bytes < LOG_UNSYNCED_BYTES_MAX
+        """Whether a group may start now.
+
+        A group costs the same whether it is small or large.  So while more requests wait for their reply than
+        stand in the queue, a small queue waits a moment for the clients that are just being answered.
+        """
+        if not self._queue or self._node.log.staged_bytes >= LOG_UNSYNCED_BYTES_MAX:
+            return False
+        if self._gathered or len(self._queue) >= self._node.acks.waiting:
+            return True
+        if not self._gathering:
+            self._gathering = True
+            self._node.ports.later(GROUP_GATHER_MS, self._gather_over)
+        return False
+
+    def _gather_over(self) -> None:
+        self._gathering = False
+        self._gathered = True
+        self._node.pump()
 
     def start_group(self) -> bool:
         """Reserve the next place and run what is queued; False when the place is taken."""
         node = self._node
+        self._gathered = False
         batch = self._collect()
         if not batch:
             return False
@@ -134,11 +156,40 @@ class Writes:
         if slot is None:
             self._queue.extendleft(reversed(batch))
             return False
-        group = Group(slot, [queued.request for queued in batch], node.ports.wall_us(), self._emit)
-        node.run_state(
-            lambda: node.engine.run_group(group), lambda result: self._group_done(slot, batch, result)
-        )
+        requests = [queued.request for queued in batch]
+        now_ms = node.ports.now_ms()
+        group = Group(slot, requests, node.ports.wall_us(), self._emit)
+        if self._quick.fits(requests, now_ms):
+            group.give_up_at = node.ports.deadline(GIVE_UP_MS)
+            node.run_state(
+                lambda: node.engine.run_group(group),
+                lambda result: self._group_done(batch, result),
+                lambda error: self._gave_up(group, batch, error),
+                quick=True,
+            )
+        else:
+            self._run_on_lane(group, batch)
         return True
+
+    def _run_on_lane(self, group: Group, batch: list[_Queued]) -> None:
+        node, started_ms = self._node, self._node.ports.now_ms()
+
+        def done(result: GroupResult) -> None:
+            now_ms = node.ports.now_ms()
+            self._quick.learn(group.requests, now_ms - started_ms, now_ms)
+            self._group_done(batch, result)
+
+        node.run_state(lambda: node.engine.run_group(group), done)
+
+    def _gave_up(self, group: Group, batch: list[_Queued], error: BaseException) -> None:
+        """A group that was thought quick was not: nothing of it happened, it runs again where it may take its time."""
+        if not isinstance(error, TookTooLong):
+            self._node.ports.fatal(error)
+            return
+        self.gave_up += 1
+        self._quick.learn(group.requests, GIVE_UP_MS, self._node.ports.now_ms())
+        group.give_up_at = None
+        self._run_on_lane(group, batch)
 
     def _collect(self) -> list[_Queued]:
         now_ms = self._node.ports.now_ms()
@@ -163,7 +214,7 @@ class Writes:
         self.parts += 1
         self._node.append([part], [])
 
-    def _group_done(self, slot: Slot, batch: list[_Queued], result: GroupResult) -> None:
+    def _group_done(self, batch: list[_Queued], result: GroupResult) -> None:
         node = self._node
         self.groups += 1
         self.requests += len(batch)

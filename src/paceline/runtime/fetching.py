@@ -11,9 +11,10 @@ from paceline.core.membership import Membership
 from paceline.engines.base import Pin
 from paceline.errors import PacelineError
 from paceline.ids import NodeId
+from paceline.node.installing import InstallActions
 from paceline.node.ports import Lane
 from paceline.runtime.peers import open_snapshot
-from paceline.runtime.snapshots import InstallActions, flusher
+from paceline.runtime.snapshots import flusher
 from paceline.runtime.transfer import fetch
 from paceline.snapshot.install import install
 from paceline.snapshot.pace import Progress

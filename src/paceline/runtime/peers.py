@@ -92,6 +92,17 @@ class _Link:
         self.address = address
         self._host = host
         self._writer: asyncio.StreamWriter | None = None
+        self._there = asyncio.Event()
+
+    def called(self) -> None:
+        """The member has called us, so it is there: no need to wait any longer."""
+        self._there.set()
+
+    async def _rest(self, seconds: float) -> None:
+        self._there.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._there.wait()
 
     def send(self, message: Message) -> None:
         writer = self._writer
@@ -114,7 +125,7 @@ class _Link:
             try:
                 reader, writer = await connect(self.address)
             except PacelineError:
-                await asyncio.sleep(pause)
+                await self._rest(pause)
                 pause = min(pause * 2, _PAUSE_S[1])
                 continue
             try:
@@ -135,7 +146,7 @@ class _Link:
             finally:
                 self._drop()
                 writer.transport.abort()
-            await asyncio.sleep(pause)
+            await self._rest(pause)
 
 
 class Peers:
@@ -211,6 +222,9 @@ class Peers:
             await self._host.serve_snapshot(hello, reader, writer)
             return
         sender = NodeId(hello.name)
+        if found := self._links.get(sender):
+            found[0].called()
+        self._host.connected(sender)  # what it answered before this connection was there is lost
         await frames(reader, lambda payload: self._host.received(sender, decode_message(payload)))
 
 

@@ -23,6 +23,7 @@ from paceline.ids import DatabasePosition, Index, NodeId, Term
 from paceline.limits import ELECTION_TIMEOUT_MS, TICK_MS
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
+from paceline.node.installing import InstallActions
 from paceline.node.locate import end_of
 from paceline.node.node import Node, NodeSettings
 from paceline.node.start import open_node
@@ -34,7 +35,7 @@ from paceline.runtime.greeting import Hello, Welcome, refusal
 from paceline.runtime.joining import candidate, found, join
 from paceline.runtime.peers import Peers
 from paceline.runtime.ports import RealPorts
-from paceline.runtime.snapshots import InstallActions, NodeProvider
+from paceline.runtime.snapshots import NodeProvider
 from paceline.runtime.transfer import Gate, serve_session
 from paceline.snapshot.install import run_plan
 from paceline.snapshot.layout import Layout

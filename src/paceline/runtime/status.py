@@ -108,7 +108,7 @@ class StatusReport:
             "requests": node.writes.requests,
             "parts": node.writes.parts,
             "queued": len(node.writes),
-            "waiting": len(node.acks),
+            "waiting": node.acks.waiting,
             "applies": node.applies.batches,
             "applied_entries": node.applies.entries,
             **{f"events_{kind}": count for kind, count in self._process.events.counts.items()},

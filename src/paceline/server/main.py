@@ -30,7 +30,7 @@ from paceline.server.native import NativeServer
 
 __all__ = ["serve"]
 
-_SWITCH_INTERVAL_S = 0.001
+_SWITCH_INTERVAL_S = 0.0001
 """Lanes hand work to each other all the time: a waiting thread must not wait 5 ms for the interpreter."""
 
 

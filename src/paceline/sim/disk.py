@@ -145,6 +145,12 @@ class SimDisk:
         """
         self._faults.append(_Fault(op, error, suffix, skip))
 
+    def calm(self) -> None:
+        """No fault or power cut is waiting any more."""
+        self._faults.clear()
+        if not self._dark:
+            self._cut_at = None
+
     def flip_bit(self, path: str, offset: int, bit: int) -> None:
         """Rot on the medium."""
         inode = self._inode(path)
@@ -155,6 +161,17 @@ class SimDisk:
     def read_file(self, path: str) -> bytes:
         """What is visible, for a test to look at."""
         return bytes(self._inode(path).visible)
+
+    def durable_file(self, path: str) -> bytes:
+        """What a power cut would leave of a file if nothing unsynced survived."""
+        inode = self._durable_names.get(path)
+        return bytes(inode.durable) if inode is not None else b""
+
+    def durable_files(self, directory: str) -> list[bytearray]:
+        """The same for all files of a directory, in the order of their names (not copies: only look)."""
+        prefix = directory + "/"
+        names = sorted(name for name in self._durable_names if name.startswith(prefix))
+        return [self._durable_names[name].durable for name in names]
 
     def write_file(self, path: str, data: bytes) -> None:
         """Put a durable file there, as a test's starting point."""

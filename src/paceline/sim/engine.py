@@ -212,9 +212,13 @@ class MemoryEngine:
             undoes=0,
         )
         self.state.position = commit.after
-        entry = self._ship(group, _encoder.encode(Body(slot.prev_chain, changes)))
-        self._write(commit)
+        try:
+            self._write(commit)
+        except DiskFull as error:
+            commit.revert(self.state)
+            return GroupResult(None, [Outcome(error=error) for _ in group.requests], None)
         self._commits.append(commit)
+        entry = self._ship(group, _encoder.encode(Body(slot.prev_chain, changes)))
         self._ran(entry, [r for r, o in zip(group.requests, outcomes, strict=True) if _took_effect(o)])
         local = encode_local(
             EntryKind.REQUESTS,
@@ -236,8 +240,8 @@ class MemoryEngine:
 
     def _run(self, request: WriteRequest, index: Index, changes: list[Change]) -> Outcome:
         if request.deadline is not None and self._monotonic() > request.deadline:
-            return Outcome(error=SqlError("interrupted", code=9, extended_code=9))
-        known = self.state.requests.get(request.request_id) if request.request_id else None
+            return Outcome(error=SqlError("interrupted", code=9, extended=9, name="SQLITE_INTERRUPT"))
+        known = self.state.requests.get(request.request_id.hex()) if request.request_id else None
         if known is not None:
             return Outcome(results=[], repeated_at=Index(known))
         done: list[Change] = []
@@ -246,7 +250,7 @@ class MemoryEngine:
             if sql == BAD:
                 for change in reversed(done):
                     change.revert(self.state)
-                return Outcome(error=SqlError("no such table: nowhere", code=1, extended_code=1))
+                return Outcome(error=SqlError("no such table: nowhere", code=1, extended=1, name="SQLITE_ERROR"))
             done += self._execute(sql, args)
         if request.request_id:
             done.append(self._did(Change("request", request.request_id.hex(), None, str(index))))
@@ -305,7 +309,11 @@ class MemoryEngine:
             undoes=0,
         )
         self.state.position = commit.after
-        self._write(commit)
+        try:
+            self._write(commit)
+        except DiskFull:
+            commit.revert(self.state)
+            raise
         self._commits.append(commit)
 
     def undo(self, entries: Iterable[Entry]) -> DatabasePosition | None:
@@ -313,9 +321,7 @@ class MemoryEngine:
         for entry in entries:
             if entry.kind is not EntryKind.TXN:
                 continue
-            commit = self._commits.pop()
-            assert commit.after[1] <= entry.index
-            commit.revert(self.state)
+            self._commits.pop().revert(self.state)
             count += 1
         if count:
             self._write(
@@ -331,11 +337,12 @@ class MemoryEngine:
             raise Diverged("the mark is newer than the database")
         if generation < self._generation:
             count = 0
-        entries = []
+        entries: list[Entry] = []
         for commit in self._commits[count:]:
             term, index, chain = commit.after
-            slot = Slot(Term(term), Index(index), chain)
-            entries.append(encode_entry(slot, EntryKind.TXN, _encoder.encode(Body(chain, commit.changes)), time_us=0))
+            slot = entries[-1].next_slot if entries else Slot(Term(term), Index(index), chain)
+            body = _encoder.encode(Body(chain, commit.changes))
+            entries.append(encode_entry(slot, EntryKind.TXN, body, time_us=0))
         return entries
 
     def capture_mark(self) -> bytes:
@@ -349,7 +356,7 @@ class MemoryEngine:
         try:
             self._wal.pwritev([record], self._end)
         except OSError as error:
-            raise Corruption(f"the database cannot be written: {error}") from error
+            raise DiskFull(f"the database cannot grow: {error}") from error
         self._crc = _FRAME.unpack_from(record)[1]
         self._end += len(record)
 

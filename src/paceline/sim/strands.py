@@ -23,9 +23,9 @@ __all__ = ["Ended", "Paused", "Strand", "in_strand", "pause"]
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The strand wants to go on after ``delay_us``; None: when somebody resumes it."""
+    """The strand wants to go on after ``delay_us``."""
 
-    delay_us: int | None
+    delay_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _Thread:
         self.back = allocate_lock()
         self.back.acquire()
         self.work: Callable[[], Any] = lambda: None
-        self.report: Paused | Ended = Paused(None)
+        self.report: Paused | Ended = Paused(0)
         self.raising: BaseException | None = None
         threading.Thread(target=self._loop, name="strand", daemon=True).start()
 
@@ -91,7 +91,7 @@ class Strand:
         while not self.ended:
             self.resume(error)
 
-    def suspend(self, delay_us: int | None) -> None:
+    def suspend(self, delay_us: int) -> None:
         thread = self._thread
         thread.report = Paused(delay_us)
         thread.back.release()
@@ -104,7 +104,7 @@ def in_strand() -> bool:
     return bool(_running)
 
 
-def pause(delay_us: int | None) -> None:
+def pause(delay_us: int) -> None:
     """Let the world go on; does nothing outside a strand."""
     if _running:
         _running[-1].suspend(delay_us)

@@ -20,6 +20,7 @@ of a snapshot.  All three go the same way (``_publish``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 
@@ -98,7 +99,11 @@ class Applier:
         """
         if self._index is None:
             return
-        emptied = self._guard.held and self.checkpoint()
+        emptied = False
+        with contextlib.suppress(
+            Diverged, Unavailable
+        ):  # a foreign write is in the note, a full disk in the log
+            emptied = self._guard.held and self.checkpoint()
         self._index.close()
         self._index = None
         self._guard.close(remove_log=emptied)
@@ -145,7 +150,7 @@ class Applier:
             raise Corruption(f"a snapshot of {unit_count} pages of {unit_bytes} bytes is not a database")
         if unit_bytes != self.page_size:
             self._recreate(unit_bytes)
-        append = self._writer.begin()
+        append = self._begin()
         absent = lock_page(unit_bytes)
         have = np.zeros(unit_count + 1, dtype=np.bool_)
         have[: self.page_count + 1] = True
@@ -166,11 +171,18 @@ class Applier:
         """
         before = self._writer.header
         mark = self.mark
-        emptied = self._guard.checkpoint()
-        self._attach_checked(before, emptied=emptied)
-        if emptied and before.frames:
+        earlier = self._checkpointed
+        if before.frames:
             self._checkpointed = mark
-        else:
+        self._note(clean=False, moving=True)
+        emptied = False
+        try:
+            emptied = self._guard.checkpoint()
+        finally:
+            if self._guard.held:
+                self._attach_checked(before, emptied=emptied)
+        if not emptied:
+            self._checkpointed = earlier
             self._writer.sync()
         self._note(clean=False)
         return emptied
@@ -189,6 +201,13 @@ class Applier:
             page_count = header.page_count
         self._source.reset(page_count, self._index.pages(0, header.frames))
 
+    def _begin(self) -> Append:
+        """An append under the guard, which a foreign writer may have kept from us after a checkpoint."""
+        if not self._guard.held:
+            self._guard.take()
+            self._attach_checked(self._writer.header, emptied=False)
+        return self._writer.begin()
+
     def _attach_checked(self, before: IndexHeader, *, emptied: bool) -> None:
         """After a checkpoint: the cache stays good when nobody wrote while the guard was away."""
         assert self._index is not None
@@ -196,8 +215,10 @@ class Applier:
         restarted = now.frames == 0 and now.change == before.change
         if not (restarted or now.same_content(before)):
             self._attach()  # a re-sync begins from what is there now
+            self._suspicion = "another program wrote to it during a checkpoint"
+            self._note(clean=False)
             raise Diverged(
-                f"somebody else wrote to {self.path} during a checkpoint",
+                f"{self.path}: {self._suspicion}",
                 hint="no other program may write to a follower's database; the node re-syncs",
             )
         assert restarted or not emptied, "an emptied log with frames"
@@ -205,7 +226,7 @@ class Applier:
         if restarted:
             self._source.restart(self.page_count)
 
-    def _note(self, *, clean: bool) -> None:
+    def _note(self, *, clean: bool, moving: bool = False) -> None:
         # A leader's connection chooses the salts of a new log itself, an applier keeps to its own.
         salts = self._writer.salts if self._writer.header.frames or not self._led_from else state.NO_LOG
         state.write_note(
@@ -216,6 +237,7 @@ class Applier:
             checkpointed=self._checkpointed,
             led_from=self._led_from,
             suspicion=self._suspicion,
+            moving=moving,
         )
 
     def _change(self, deltas: Iterable[PageDelta]) -> None:
@@ -226,7 +248,7 @@ class Applier:
         for delta in deltas:
             if append is None:
                 self._check_start(delta)
-                append = self._writer.begin()
+                append = self._begin()
             batch.append(delta)
             pages = sum(map(len, batch))
             # A part of a large transaction gains nothing from merging; it goes straight to the log.

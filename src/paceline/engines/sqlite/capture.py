@@ -8,9 +8,9 @@ transaction that goes on or was rolled back.  The page as it was at the mark
 comes from ``PageSource``; both images make the XOR.
 
 What is not in the frames belongs to the delta too:
-- pages that the database grew by without writing them (SQLite does not write
-  the content of a page that it frees at once): old bytes may linger there on
-  this node only, so they are shipped as they are here;
+- pages that the database grew by without writing them (SQLite may leave out the
+  content of a page that it frees at once): old bytes may linger there on this
+  node only, so they are shipped as they are here;
 - pages that the database lost (VACUUM), so that undo can bring them back.
 
 Memory: page numbers and frames of the window as arrays; images for one part
@@ -31,6 +31,7 @@ import numpy as np
 
 from paceline.engines.sqlite import state
 from paceline.engines.sqlite.formats.page import PageDelta
+from paceline.engines.sqlite.guard import empty_log
 from paceline.engines.sqlite.mark import Mark
 from paceline.engines.sqlite.pagesource import ABSENT, PageSource, page_hash
 from paceline.engines.sqlite.plainfile import descriptor, file_shape, pread_all
@@ -288,17 +289,14 @@ class Capture:
             return False
         if not self._mark.frame:
             return True
-        mark = self.mark()
-        self._connection.set_busy_timeout(0)
-        try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        except (apsw.BusyError, apsw.LockedError):
+        earlier, self._checkpointed = self._checkpointed, self.mark()
+        self._note(moving=True)
+        if not empty_log(self._connection, self.path):
+            self._checkpointed = earlier
+            self._note()
             return False
-        finally:
-            self._connection.set_busy_timeout(5_000)
         header = self._index.header()
         self._check_continues(header)
-        self._checkpointed = mark
         if header.frames == 0:
             self._source.restart(self._source.page_count)
             self._mark = Mark.at(header, self._source.page_count)
@@ -309,7 +307,7 @@ class Capture:
         self._own_commits += 1
         return apsw.SQLITE_OK
 
-    def _note(self) -> None:
+    def _note(self, *, moving: bool = False) -> None:
         state.write_note(
             self._files,
             self.path,
@@ -318,6 +316,7 @@ class Capture:
             checkpointed=self._checkpointed,
             led_from=self._led_from,
             suspicion="",
+            moving=moving,
         )
 
     def _check_file(self, after: int) -> None:

@@ -17,7 +17,7 @@ import apsw
 
 from paceline.errors import Corruption, DiskFull, PacelineError, Unavailable
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "empty_log"]
 
 BUSY_MS = 5_000
 
@@ -50,17 +50,9 @@ class Guard:
         fresh = self._open()
         self.release()
         try:
-            fresh.set_busy_timeout(0)
-            fresh.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            emptied = True
-        except (apsw.BusyError, apsw.LockedError):
-            emptied = False
-        except apsw.FullError as error:
-            raise DiskFull(f"no space to checkpoint {self._path}", hint="free space on this disk") from error
+            return empty_log(fresh, self._path)
         finally:
-            fresh.set_busy_timeout(BUSY_MS)
             self._lock(fresh)
-        return emptied
 
     def close(self, *, remove_log: bool) -> None:
         """Close; ``remove_log``: SQLite may checkpoint and delete the log's files if nobody else is there."""
@@ -104,6 +96,23 @@ class Guard:
                 raise _translate(error, self._path) from error
             raise
         return connection
+
+
+def empty_log(connection: apsw.Connection, path: str) -> bool:
+    """Checkpoint, and cut the log; False when readers or a writer are in the way, without waiting for them.
+
+    What may be moved is moved in either case.
+    """
+    connection.set_busy_timeout(0)
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return True
+    except (apsw.BusyError, apsw.LockedError):
+        return False
+    except apsw.Error as error:
+        raise _translate(error, path) from error
+    finally:
+        connection.set_busy_timeout(BUSY_MS)
 
 
 def _translate(error: apsw.Error, path: str) -> PacelineError:

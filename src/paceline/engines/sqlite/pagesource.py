@@ -66,9 +66,6 @@ class PageSource:
         for page in pages:
             self._cache.pop(page, None)
         self._frames.update(zip(pages, frames, strict=True))
-        if page_count < self.page_count:
-            for page in [page for page in self._cache if page > page_count]:
-                del self._cache[page]
         self.page_count = page_count
 
     def put(self, page: int, image: bytes, digest: int) -> None:
@@ -100,7 +97,3 @@ class PageSource:
         if len(raw) != FRAME_HEADER_BYTES + self.page_size or int.from_bytes(raw[:4], "big") != page:
             raise Corruption(f"frame {frame} of the write-ahead log does not hold page {page}")
         return raw[FRAME_HEADER_BYTES:]
-
-    def in_log(self, page: int) -> bool:
-        """Whether the page's image stands in the log rather than in the file."""
-        return page in self._frames

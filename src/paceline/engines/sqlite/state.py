@@ -1,7 +1,7 @@
 """The note beside the database that tells whether somebody else wrote while the node was down.
 
-Written atomically at a clean close, at each checkpoint, and when a new log
-gets its salts.  It is a cheap test, not a proof: a foreign writer that added
+Written atomically at a clean close, before and after each checkpoint, and when a
+new log gets its salts.  It is a cheap test, not a proof: a foreign writer that added
 frames to the very log of a killed node leaves no trace here, and is found by
 the page hashes of the next transaction that touches those pages.  The answer
 errs on the safe side, because a re-sync by page hashes costs little.
@@ -36,6 +36,7 @@ class Note(msgspec.Struct, frozen=True):
     ``size``/``mtime_ns``: of the file when the note was written.
     ``checkpointed``: encoded capture mark up to which everything is in the file, empty when unknown.
     ``led_from``: encoded mark where a reign began that no apply has followed, else empty.
+    ``moving``: a checkpoint of ours began; the file may have changed, and the log may be empty.
     ``suspicion``: a foreign write was found and the node has not re-synced since, else empty.
     """
 
@@ -46,6 +47,7 @@ class Note(msgspec.Struct, frozen=True):
     checkpointed: bytes = b""
     led_from: bytes = b""
     suspicion: str = ""
+    moving: bool = False
     version: int = NOTE_VERSION
 
 
@@ -62,6 +64,7 @@ def write_note(
     checkpointed: bytes,
     led_from: bytes,
     suspicion: str,
+    moving: bool,
 ) -> None:
     """Note the database file as it is now, durably."""
     stat = os.stat(database)
@@ -73,6 +76,7 @@ def write_note(
         checkpointed=checkpointed,
         led_from=led_from,
         suspicion=suspicion,
+        moving=moving,
     )
     write_atomic(files, _path(database), msgspec.json.encode(note))
 
@@ -99,7 +103,7 @@ def foreign_write(note: Note, database: str) -> str | None:
     if not os.path.exists(database):
         return "the database file is gone"
     stat = os.stat(database)
-    touched = (stat.st_size, stat.st_mtime_ns) != (note.size, note.mtime_ns)
+    touched = not note.moving and (stat.st_size, stat.st_mtime_ns) != (note.size, note.mtime_ns)
     header = _log_header(database)
     if not header:
         return "the database file was changed while the node was down" if touched else None

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import apsw
 
-from paceline.engines.base import Group, Outcome, StatementResult, Value, WriteRequest
+from paceline.engines.base import Group, Outcome, StatementResult, TookTooLong, Value, WriteRequest
 from paceline.engines.sqlite.authorizer import Authorizer
 from paceline.engines.sqlite.connect import EngineOptions, open_writer
 from paceline.engines.sqlite.control import control
@@ -97,6 +97,7 @@ class Writer:
         self._classify = statements.get
         self._monotonic = monotonic
         self._deadline: float | None = None
+        self._give_up_at: float | None = None
         self._check_foreign_keys = options.foreign_keys
         self._auth = Authorizer()
         self._control = connection.cursor().execute
@@ -127,10 +128,12 @@ class Writer:
         """
         if self.connection.in_transaction:
             return
-        self.connection.set_busy_timeout(FOREIGN_LOCK_MS_MAX if wait else 0)
+        self.connection.set_busy_timeout(FOREIGN_LOCK_MS_MAX if wait and self._give_up_at is None else 0)
         try:
             self._run_control(_BEGIN)
         except apsw.Error as error:
+            if self._give_up_at is not None:
+                raise TookTooLong from error
             failure = self._not_held(error)
             if wait:
                 raise failure from error
@@ -175,13 +178,19 @@ class Writer:
     def run(self, group: Group) -> tuple[list[Outcome], bool]:
         """Run and commit.  Returns the outcomes and whether anything was committed."""
         outcomes: list[Outcome | None] = [None] * len(group.requests)
+        self._give_up_at = group.give_up_at
         try:
             changed = self._attempts(group, outcomes)
+        except TookTooLong:
+            self.release()
+            raise
         except Unavailable as error:
             _fill(outcomes, error)
             changed = False
         else:
             self._vacuum(group, outcomes)
+        finally:
+            self._give_up_at = None
         return [outcome for outcome in outcomes if outcome is not None], changed
 
     def _attempts(self, group: Group, outcomes: list[Outcome | None]) -> bool:
@@ -210,6 +219,7 @@ class Writer:
 
     def _singly(self, group: Group, outcomes: list[Outcome | None]) -> bool:
         """Each request without outcome in a transaction of its own, all under one position."""
+        self._give_up_at = None  # from the first commit on there is no way back
         changed = False
         for number, request in enumerate(group.requests):
             if outcomes[number] is None:
@@ -301,7 +311,7 @@ class Writer:
         auth.trusted = True
         self._control(_SAVEPOINT)
         auth.trusted = False
-        self._deadline = request.deadline
+        self._deadline = self._limit(request.deadline)
         try:
             room = RESULT_BYTES_MAX
             for statement, (_, args) in zip(statements, request.statements, strict=True):
@@ -316,6 +326,8 @@ class Writer:
             self._release(_RELEASE)
         except RUN_ERRORS as error:
             auth.trusted = False
+            if self._give_up_at is not None and self._monotonic() >= self._give_up_at:
+                raise TookTooLong from error
             failure = verdict(error, connection=connection, statement=place, args=args)
             self._undo_request(number, failure)
             return Outcome(error=failure), False
@@ -405,6 +417,13 @@ class Writer:
         for outcome, _ in waiting:
             outcome.error = failure
             outcome.results = None if failure else [StatementResult()]
+
+    def _limit(self, deadline: float | None) -> float | None:
+        """The earlier of the request's and the group's limit."""
+        give_up_at = self._give_up_at
+        if give_up_at is None or (deadline is not None and deadline < give_up_at):
+            return deadline
+        return give_up_at
 
     def _past_deadline(self) -> bool:
         return self._deadline is not None and self._monotonic() >= self._deadline

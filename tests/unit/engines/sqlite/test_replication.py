@@ -13,10 +13,14 @@ import pytest
 from pagepair import Pair, Transaction, digest, other_process, random_rows
 
 from paceline.engines.sqlite import plainfile
-from paceline.engines.sqlite.capture import Capture
+from paceline.engines.sqlite.applier import Applier
+from paceline.engines.sqlite.capture import Capture, Window
 from paceline.engines.sqlite.formats.page import PageDelta, merge
+from paceline.engines.sqlite.mark import Mark
+from paceline.engines.sqlite.pagesource import PageSource
+from paceline.engines.sqlite.pin import SnapshotPin
 from paceline.engines.sqlite.walwriter import WalWriter
-from paceline.errors import Diverged, HashMismatch
+from paceline.errors import Diverged, HashMismatch, Unavailable
 
 MakePair = Callable[..., Pair]
 
@@ -160,6 +164,42 @@ def test_pages_freed_unwritten_after_vacuum_are_equal(
     pair.applier.apply([*shrunk, *grown])
     assert pair.equal()
     assert pair.files_equal()
+
+
+def test_pages_that_came_without_a_frame_are_captured_as_they_stand(pair: Pair, tmp_path: Path) -> None:
+    """What SQLite does not do today, but may: the database grows by pages that nobody wrote."""
+    pair.run("CREATE TABLE t(x)")
+    pair.run("INSERT INTO t VALUES (randomblob(30000))")
+    pair.ship()
+    leader = Applier(str(tmp_path / "main.db"))
+    leader.open()
+    leader.install(4096, pair.applier.page_count, pages_of(pair.follower_path))
+    full, first = leader.page_count, leader._source.stored(1)
+    leader.install(4096, 2, [(1, first)])
+    mark = Mark.decode(leader.mark)
+    leader.install(4096, 2, [(1, first)])
+    append = leader._writer.begin()
+    append.add([1], np.frombuffer(first, np.uint8).reshape(1, 4096))
+    append.commit(full)
+    index = leader._index
+    assert index is not None
+    source = PageSource(leader.path, 4096)
+    source.reset(mark.page_count, index.pages(0, mark.frame))
+    wal = plainfile.descriptor(leader.path + "-wal")
+    (delta,) = Window(wal, index, source, mark.frame, index.header()).deltas()
+    assert delta.pages.tolist() == [1, *range(3, full + 1)]
+    lingering = dict(pages_of(pair.follower_path))
+    assert [row.tobytes() for row in delta.xor[1:]] == [lingering[page] for page in range(3, full + 1)]
+    assert delta.before.tolist()[1:] == [0] * (full - 2)
+    leader.close()
+    plainfile.forget(leader.path)
+
+
+def pages_of(path: str) -> list[tuple[int, bytes]]:
+    pin = SnapshotPin(path, None)
+    units = list(enumerate(pin.read(1, pin.unit_count), 1))
+    pin.close()
+    return units
 
 
 def test_spilled_and_rolled_back_frames_are_not_captured(pair: Pair) -> None:
@@ -469,6 +509,41 @@ def test_foreign_write_during_a_checkpoint_means_diverged(
         with pytest.raises(Diverged):
             pair.applier.checkpoint()
     assert guard.held
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_foreign_lock_after_a_checkpoint_never_lets_us_append_without_the_guard(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, writes: bool
+) -> None:
+    monkeypatch.setattr("paceline.engines.sqlite.guard.BUSY_MS", 10)
+    pair.run("CREATE TABLE t(x)")
+    pair.ship()
+    guard = pair.applier._guard
+    lock = guard._lock
+    with other_process(pair.follower_path) as other:
+
+        def late(fresh: apsw.Connection) -> None:
+            assert other.ask("q('begin immediate')") == "[]"
+            if writes:
+                other.ask("q('insert into t values (1)')")
+            lock(fresh)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(guard, "_lock", late)
+            with pytest.raises(Unavailable):
+                pair.applier.checkpoint()
+        assert not guard.held
+        pair.run("INSERT INTO t VALUES (2)")
+        transaction = pair.take()
+        with pytest.raises(Unavailable):
+            pair.applier.apply(transaction)
+        other.ask("q('commit')")
+    if writes:
+        with pytest.raises(Diverged):
+            pair.applier.apply(transaction)
+    else:
+        pair.applier.apply(transaction)
+        assert pair.equal()
 
 
 def test_foreign_checkpoint_during_ours_is_harmless(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

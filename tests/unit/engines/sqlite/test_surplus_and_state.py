@@ -263,6 +263,39 @@ def test_first_transaction_of_a_new_log_raises_no_suspicion(path: str) -> None:
     applier.close()
 
 
+_KILL_AFTER_CHECKPOINT = """
+import paceline.engines.sqlite.state as state
+write = state.write_note
+def kill(*args, **fields):
+    if not fields["moving"]:
+        print(mark.hex(), flush=True)
+        os.kill(os.getpid(), 9)
+    write(*args, **fields)
+logged('create table t(x)')
+logged('insert into t values (1)')
+"""
+
+
+def test_leader_killed_right_after_a_checkpoint_is_not_suspicious(path: str) -> None:
+    mark = killed_leader(path, _KILL_AFTER_CHECKPOINT + "state.write_note = kill; capture.checkpoint()")
+    assert os.path.getsize(path + "-wal") == 0
+    applier = opened(path)
+    assert found(applier, mark) == 0
+    applier.close()
+    assert rows(path) == "[(1,)]"
+
+
+def test_follower_killed_right_after_a_checkpoint_is_not_suspicious(path: str) -> None:
+    killed_leader(
+        path,
+        _KILL_AFTER_CHECKPOINT + "capture.detach(); sql.close(); applier.open()\n"
+        "applier.install(applier.page_size, applier.page_count, [])\n"
+        "state.write_note = kill; applier.checkpoint()",
+    )
+    assert os.path.getsize(path + "-wal") == 0
+    opened(path).close()
+
+
 def test_unreadable_note_counts_as_none(path: str) -> None:
     opened(path).close()
     Path(os.path.dirname(path), "state").write_bytes(b"{broken")

@@ -253,6 +253,7 @@ def test_dropped_append_leaves_no_trace_for_readers_and_recovery(bench: Bench) -
     append.add([2], rows)
     append.add([2], rows)
     assert bench.index.header().frames == 2
+    assert recovered_frames(bench.path) == 2
     bench.append(1)
     with other_process(bench.path) as other:
         assert other.ask("q('pragma integrity_check')") == "[('ok',)]"

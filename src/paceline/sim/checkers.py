@@ -1,0 +1,374 @@
+"""The invariants, each a named check, made at the moment that could break it.
+
+What the checks believe comes from the disks and from what nodes *did*, never from what
+the core says about itself: ``Facts`` keeps the history of the whole cluster (who led which term,
+which chain was committed at which index, what was acknowledged to whom).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from paceline.core.durability import Level, parse_durability
+from paceline.core.effects import Role
+from paceline.core.entry import Entry, EntryKind
+from paceline.core.membership import Membership, majority
+from paceline.core.messages import AppendResponse, VoteResponse
+from paceline.errors import DiskFull, LogFailed
+from paceline.ids import GENESIS, Index, NodeId, Position
+from paceline.node.replies import Receipt
+from paceline.sim.diskfacts import durable_vote, holds
+from paceline.sim.oracle import Oracle
+from paceline.sim.world import Violation
+
+if TYPE_CHECKING:
+    from paceline.sim.process import Process
+
+__all__ = ["Acknowledged", "Facts"]
+
+_STATE_CHECK_EVERY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    position: Position
+    level: str
+    value: str
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one incarnation of a process has shown so far."""
+
+    term: int = 0
+    commit: int = 0
+    applied: int = 0
+    claimed: int = 0
+    role: Role = Role.FOLLOWER
+    checked_applied: int = 0
+
+
+class Facts:
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle = oracle
+        self.counts: dict[str, int] = {}
+        """How often each checker really judged something: zero is vacuous."""
+        self.committed: list[Position] = [GENESIS]
+        self.acknowledged: list[Acknowledged] = []
+        self._leaders: dict[int, NodeId] = {}
+        self._votes: dict[tuple[int, str], NodeId] = {}
+        self._terms: dict[str, int] = {}
+        """By incarnation: what its disk held for certain when it died."""
+        self._chains: dict[tuple[int, int], bytes] = {}
+        self._digests: dict[Position, bytes] = {}
+        self._seen: dict[NodeId, _Seen] = {}
+
+    def judge(self, rule: str, holds: bool, details: str) -> None:
+        self.counts[rule] = self.counts.get(rule, 0) + 1
+        if not holds:
+            raise Violation(rule, details)
+
+    # -- after every event -------------------------------------------------------------------
+
+    def check_step(self, process: Process) -> None:
+        node, replica = process.node, process.node.replica
+        seen = self._seen[process.name]
+        if replica.term != seen.term:
+            self._check_term(process, replica.term)
+            seen.term = replica.term
+        if replica.role is not seen.role:
+            seen.role = replica.role
+            if replica.role is Role.LEADER:
+                self._check_leader(process)
+        if replica.commit != seen.commit:
+            self._check_commit(process, seen.commit)
+            seen.commit = replica.commit
+        if node.applied != seen.applied:
+            seen.applied = node.applied
+            self._check_applied(process, seen)
+        log = node.log
+        if log.durable.index > log.last.index:
+            raise Violation("durable_within_log", f"{process.name}: {log.durable} > {log.last}")
+
+    def _check_term(self, process: Process, term: int) -> None:
+        known = max(self._seen[process.name].term, self._terms.get(process.incarnation, 0))
+        self.judge("term_never_falls", term >= known, f"{process.name}: {known} -> {term}")
+
+    def _check_leader(self, process: Process) -> None:
+        term, name = process.node.replica.term, process.name
+        first = self._leaders.setdefault(term, name)
+        self.judge("one_leader_per_term", first == name, f"term {term}: {first} and {name}")
+        for position in self.committed[1:]:
+            self._judge_in_log("leader_has_committed", process, position)
+
+    def _judge_in_log(self, rule: str, process: Process, position: Position) -> None:
+        log = process.node.log
+        if position.index >= log.base.index:
+            here = log.position_at(position.index)
+            self.judge(rule, here == position, f"{process.name}: {position} was committed, has {here}")
+
+    def _check_commit(self, process: Process, before: int) -> None:
+        node = process.node
+        commit = node.replica.commit
+        self.judge("commit_never_falls", commit > before, f"{process.name}: {before} -> {commit}")
+        last = node.replica.last.index
+        self.judge("commit_within_log", commit <= last, f"{process.name}: commit {commit} > last {last}")
+        for number in range(max(before, node.log.base.index) + 1, commit + 1):
+            position = node.log.position_at(Index(number))
+            assert position is not None
+            self._commit_one(process, position)
+
+    def _commit_one(self, process: Process, position: Position) -> None:
+        if position.index < len(self.committed):
+            known = self.committed[position.index]
+            self.judge(
+                "same_index_same_chain",
+                known == position,
+                f"{process.name} commits {position}, {known} was committed there",
+            )
+            return
+        membership = process.node.replica.membership
+        if process.node.replica.role is not Role.LEADER or membership is None:
+            raise Violation("commit_begins_at_leader", f"{process.name} commits {position} first")
+        entry = process.node.log.entry(position.index)
+        assert entry is not None
+        holders = self._holders(process, entry)
+        voters = [name for name in sorted(membership.voters) if name in holders]
+        enough = len(voters) >= majority(len(membership.voters)) and process.name in holders
+        self.judge(
+            "commit_is_durable",
+            enough,
+            f"{position.short} committed by {process.name}, durable only on {sorted(holders)}",
+        )
+        assert position.index == len(self.committed)
+        self.committed.append(position)
+        self.oracle.commit(position.index, position.chain)
+
+    def _holders(self, process: Process, entry: Entry) -> set[str]:
+        """Members whose disk durably has this entry."""
+        membership = process.node.replica.membership
+        assert membership is not None
+        found = set()
+        for member in membership.members:
+            other = process.cluster.processes.get(member.name)
+            if other is None or other.incarnation != member.incarnation:
+                continue
+            if holds(other.disk, other.paths.log, entry.record) or self._has_snapshot(other, entry):
+                found.add(str(member.name))
+        return found
+
+    @staticmethod
+    def _has_snapshot(process: Process, entry: Entry) -> bool:
+        """The entry is covered by the base that this node's log begins at."""
+        return process.up and process.node.log.base.index >= entry.index
+
+    def _check_applied(self, process: Process, seen: _Seen) -> None:
+        node, replica = process.node, process.node.replica
+        if replica.role is not Role.LEADER:
+            self.judge(
+                "applied_within_commit_and_durable",
+                node.applied <= min(replica.commit, replica.durable) or node.applied <= seen.checked_applied,
+                f"{process.name}: applied {node.applied}, commit {replica.commit}, durable {replica.durable}",
+            )
+        if abs(node.applied - seen.checked_applied) >= _STATE_CHECK_EVERY:
+            self.check_state(process)
+            seen.checked_applied = node.applied
+
+    # -- the database ---------------------------------------------------------------------------
+
+    def check_state(self, process: Process) -> None:
+        """Equal to the oracle, and to every other node that stood here."""
+        node = process.node
+        if node.state_busy or node.quarantined or node.installing:
+            return
+        applied = node.applied
+        position = node.log.position_at(applied)
+        if position is None or applied >= len(self.committed) or self.committed[applied] != position:
+            return
+        items, registers = process.cluster.content(process)
+        wanted = self.oracle.at(applied)
+        self.judge(
+            "state_equals_replay",
+            items == wanted.items and registers == wanted.registers,
+            f"{process.name} at {position.short}: {_difference(items, wanted.items)}, registers {registers} "
+            f"instead of {wanted.registers}",
+        )
+        self.judge("nothing_applied_twice", len(items) == len(set(items)), f"{process.name}: {items}")
+        pin = node.engine.pin()
+        digest = pin.digest()
+        pin.close()
+        known = self._digests.setdefault(position, digest)
+        self.judge("equal_position_equal_database", known == digest, f"{process.name} at {position.short}")
+
+    # -- transitions ------------------------------------------------------------------------------
+
+    def opened(self, process: Process) -> None:
+        node = process.node
+        seen = _Seen(commit=node.log.base.index, applied=node.applied, checked_applied=node.applied)
+        self._seen[process.name] = seen
+        self._check_term(process, node.replica.term)
+        seen.term = node.replica.term
+        log = node.log
+        last = min(log.last.index, len(self.committed) - 1)
+        for number in range(log.base.index + 1, last + 1):
+            position = log.position_at(Index(number))
+            assert position is not None
+            self._chain(process, position)
+
+    def died(self, process: Process) -> None:
+        """Called before its disk loses anything."""
+        term, _ = durable_vote(process.disk, process.paths.vote)
+        self._terms[process.incarnation] = max(term, self._terms.get(process.incarnation, 0))
+
+    def _chain(self, process: Process, position: Position) -> None:
+        known = self._chains.setdefault((position.index, position.term), position.chain)
+        self.judge(
+            "same_index_and_term_same_chain",
+            known == position.chain,
+            f"{process.name} has another {position.short}",
+        )
+
+    def check_removal(self, process: Process, after: Index) -> None:
+        """Before ``log.truncate``: what goes is in custody, and was never committed."""
+        node = process.node
+        self.judge(
+            "leader_append_only",
+            node.replica.role is not Role.LEADER,
+            f"{process.name} leads and truncates after {after}",
+        )
+        self._judge_kept(process, node.log.entries(after, bytes_max=1 << 40))
+        lowest = max(after, node.log.base.index)
+        committed = lowest + 1 < len(self.committed) and node.log.position_at(
+            Index(lowest + 1)
+        ) == self.committed[lowest + 1]
+        self.judge("committed_is_never_truncated", not committed, f"{process.name} truncates after {after}")
+
+    def check_reset(self, process: Process, base: Position) -> None:
+        node = process.node
+        if node.log.position_at(base.index) != base:
+            entries = node.log.entries(node.log.base.index, bytes_max=1 << 40)
+            lost = [e for e in entries if not self._is_committed(e.position)]
+            self._judge_kept(process, lost)
+
+    def _is_committed(self, position: Position) -> bool:
+        return position.index < len(self.committed) and self.committed[position.index] == position
+
+    def _judge_kept(self, process: Process, entries: list[Entry]) -> None:
+        for entry in entries:
+            self.judge(
+                "custody_before_removal",
+                holds(process.disk, process.paths.custody, entry.record),
+                f"{process.name} removes {entry.position.short}, which is not in custody",
+            )
+
+    def check_report(self, process: Process, message: AppendResponse) -> None:
+        """A follower says what is durable: its disk must agree."""
+        if not message.ok or not process.up:
+            return
+        seen = self._seen[process.name]
+        log = process.node.log
+        if message.durable <= max(seen.claimed, log.base.index):
+            seen.claimed = min(seen.claimed, message.durable)
+            return
+        seen.claimed = message.durable
+        entry = log.entry(message.durable)
+        assert entry is not None
+        self.judge(
+            "report_is_durable",
+            holds(process.disk, process.paths.log, entry.record),
+            f"{process.name} reports {message.durable} durable, its disk does not have it",
+        )
+
+    def check_vote(self, process: Process, to: NodeId, message: VoteResponse) -> None:
+        if not message.granted or message.pre:
+            return
+        vote = durable_vote(process.disk, process.paths.vote)
+        self.judge(
+            "vote_is_durable",
+            vote == (message.term, str(to)) or vote[0] > message.term,
+            f"{process.name} votes for {to} in term {message.term}, its disk says {vote}",
+        )
+        first = self._votes.setdefault((message.term, process.incarnation), to)
+        self.judge(
+            "one_vote_per_term", first == to, f"{process.name} in term {message.term}: {first}, then {to}"
+        )
+
+    def check_end(self, process: Process, error: BaseException) -> None:
+        """A process may end itself only for a fault of its disk, or when it lost its leadership in a group."""
+        lawful = isinstance(error, DiskFull | LogFailed | OSError) and process.may_fail
+        lawful = lawful or "lost its leadership" in str(error)
+        self.judge("no_needless_end", lawful, f"{process.name}: {error}")
+
+    def check_event(self, process: Process, kind: str, details: dict[str, Any]) -> None:
+        if kind == "quarantined":
+            self.judge("no_needless_quarantine", False, f"{process.name}: {details}")
+        elif kind == "rebased":
+            self.judge("no_needless_rebase", False, f"{process.name}: {details}")
+
+    # -- what clients were told ---------------------------------------------------------------------
+
+    def check_acknowledged(self, process: Process, level: str, receipt: Receipt, value: str) -> None:
+        """At the moment the reply leaves: the disks hold what the level promises."""
+        position = Position.parse(receipt.position)
+        node = process.node
+        membership = node.replica.membership
+        assert membership is not None
+        entry = node.log.entry(position.index)
+        here = node.log.position_at(position.index)
+        self.judge("acknowledged_is_logged", here == position, f"{position}: the log has {here}")
+        if entry is not None:
+            holders = self._holders(process, entry)
+            self.judge(
+                "acknowledged_is_durable",
+                promised(level, holders, process.name, membership),
+                f"'{level}' for {position.short} ({value}), durable on {sorted(holders)}",
+            )
+        self.acknowledged.append(Acknowledged(position, level, value))
+
+    def check_survived(self, final: Position, crashed_leader: bool) -> None:
+        """At the end: every promise was kept."""
+        for ack in self.acknowledged:
+            survives = ack.position.index < len(self.committed) and (
+                self.committed[ack.position.index] == ack.position
+            )
+            if parse_durability(ack.level).level is Level.ASYNC and crashed_leader:
+                continue
+            self.judge(
+                "acknowledged_survives",
+                survives,
+                f"{ack.value} was acknowledged as '{ack.level}' at {ack.position.short}, it is gone",
+            )
+
+
+def promised(level: str, holders: set[str], leader: str, membership: Membership) -> bool:
+    """Whether these disks are what the level means, counted independently of the core."""
+    durability = parse_durability(level)
+    others = holders - {leader}
+    match durability.level:
+        case Level.ASYNC:
+            return True
+        case Level.LOCAL:
+            return leader in holders
+        case Level.ANY:
+            return leader in holders and len(others) >= durability.count
+        case Level.FIRST:
+            return leader in holders and len(others & set(durability.names)) >= durability.count
+        case Level.QUORUM:
+            voters = {str(name) for name in membership.voters}
+            return leader in holders and len(holders & voters) >= majority(len(voters))
+        case Level.ALL:
+            return holders >= {str(name) for name in membership.voters}
+
+
+def _difference(here: list[str], wanted: list[str]) -> str:
+    if here == wanted:
+        return "items equal"
+    for number, (one, other) in enumerate(zip(here, wanted, strict=False)):
+        if one != other:
+            return f"item {number} is {one} instead of {other}"
+    return f"{len(here)} items instead of {len(wanted)}"
+
+
+def is_transaction(kind: EntryKind | None) -> bool:
+    return kind in (EntryKind.TXN, EntryKind.TXN_PART)

@@ -1,0 +1,140 @@
+"""``paceline sim``: run seeds, print what they are about, stop at the first broken invariant.
+
+A run has two phases.  *Safety*: faults strike while clients work, every checker on.  *Liveness*:
+everything is healed, and within ``liveness_ms`` one leader must be there, every pending
+write must have finished, every node must have caught up, and all databases be equal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from paceline.sim.cluster import Cluster
+from paceline.sim.faults import Faults
+from paceline.sim.options import Options, draw_options
+from paceline.sim.workload import Workload
+from paceline.sim.world import Violation, World
+
+__all__ = ["Result", "run", "simulate"]
+
+
+@dataclass(slots=True)
+class Result:
+    seed: int
+    options: Options
+    digest: str
+    steps: int
+    simulated_ms: int
+    committed: int
+    violation: Violation | None
+    tail: list[str] = field(repr=False)
+    checks: dict[str, int]
+    events: dict[str, int]
+    faults: dict[str, int]
+    clients: dict[str, int]
+
+
+class _Run:
+    def __init__(self, seed: int, options: Options | None, engine: str | None) -> None:
+        self.world = World(seed)
+        self.options = options or draw_options(self.world.rng("options"), engine=engine)
+        self.cluster = Cluster(self.world, self.options)
+        self.workload = Workload(self.cluster)
+        self.faults = Faults(self.cluster)
+
+    def perform(self) -> None:
+        world, options = self.world, self.options
+        self.cluster.begin()
+        self.workload.begin()
+        self.faults.begin()
+        world.run_until(options.safety_ms * 1000)
+        self.faults.heal()
+        self.workload.closing = True
+        deadline_us = world.now_us + options.liveness_ms * 1000
+        if not world.run_until(deadline_us, self._well):
+            raise Violation("liveness", self._trouble())
+        self._check_end()
+
+    def _well(self) -> bool:
+        return self.workload.finished and not self._trouble()
+
+    def _trouble(self) -> str:
+        """Why the cluster is not well yet; empty when it is."""
+        leader = self.cluster.leader
+        if leader is None:
+            return "nobody leads"
+        replica = leader.node.replica
+        membership = replica.membership
+        if membership is None or replica.commit < replica.last.index:
+            return f"{leader.name} has committed {replica.commit} of {replica.last.index}"
+        for member in membership.members:
+            process = self.cluster.processes.get(member.name)
+            if process is None or not process.up:
+                return f"{member.name} is not up"
+            if not member.voter:
+                return f"{member.name} is still a learner"
+            node = process.node
+            if node.quarantined or node.installing or node.applied < replica.last.index:
+                return f"{member.name} stands at {node.applied} of {replica.last.index}: {node.quarantined}"
+        pending = [client.name for client in self.workload.clients if client.pending is not None]
+        return f"clients still wait: {pending}" if pending else ""
+
+    def _check_end(self) -> None:
+        facts = self.cluster.watch.facts
+        leader = self.cluster.leader
+        assert leader is not None
+        for process in self.cluster.processes.values():
+            if process.up:
+                facts.check_state(process)
+        facts.check_survived(leader.node.replica.last, crashed_leader=True)
+        self.workload.check_nothing_lost()
+
+    def close(self) -> None:
+        for process in self.cluster.processes.values():
+            process.kill()
+
+
+def simulate(seed: int, *, options: Options | None = None, engine: str | None = None) -> Result:
+    """Run one seed to its end or to the first violation.  ``options``: instead of those drawn from the seed."""
+    run = _Run(seed, options, engine)
+    violation: Violation | None = None
+    try:
+        run.perform()
+    except Violation as error:
+        violation = error
+        run.world.trace(f"VIOLATION {error}")
+    finally:
+        run.close()
+    watch = run.cluster.watch
+    return Result(
+        seed=seed,
+        options=run.options,
+        digest=run.world.digest,
+        steps=run.world.steps,
+        simulated_ms=run.world.now_us // 1000,
+        committed=len(watch.facts.committed) - 1,
+        violation=violation,
+        tail=list(run.world.tail),
+        checks=watch.facts.counts,
+        events=watch.events,
+        faults=run.faults.counts,
+        clients=run.workload.counts,
+    )
+
+
+def run(seeds: Iterable[int], *, minutes: float | None = None) -> int:
+    """Run seeds one after the other; the exit code is 1 when an invariant breaks."""
+    end = None if minutes is None else time.monotonic() + minutes * 60
+    for seed in seeds:
+        if end is not None and time.monotonic() > end:
+            break
+        result = simulate(seed)
+        print(f"seed {seed}")
+        print("\n".join(result.options.lines()))
+        print(f"  {result.steps} steps, {result.simulated_ms} ms, {result.committed} committed, {result.digest}")
+        if result.violation is not None:
+            print("\n".join(result.tail))
+            return 1
+    return 0

@@ -1,0 +1,104 @@
+"""Swarm options: what one seed is about.
+
+Every seed draws which faults it has and how hard; features left out matter as much as
+those left in (a run without crashes goes further).  ``lines`` prints them.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+
+from paceline.core.effects import Timing
+from paceline.node.node import NodeSettings
+from paceline.sim.network import NetworkOptions
+from paceline.sim.ports import Latencies
+
+__all__ = ["FAULTS", "Options", "draw_options"]
+
+FAULTS = (
+    "kill",
+    "power",
+    "power-at-op",
+    "power-all",
+    "partition",
+    "one-way",
+    "break",
+    "clock",
+    "slow-disk",
+    "sync-error",
+    "disk-full",
+    "member",
+    "stop-writes",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    nodes: int
+    clients: int
+    engine: str
+    """``memory`` or ``sqlite``."""
+    safety_ms: int
+    """Length of the phase with faults."""
+    liveness_ms: int
+    """Within this time after the last fault everything must be well."""
+    fault_every_ms: int
+    faults: tuple[str, ...]
+    levels: tuple[str, ...]
+    """Durability levels that clients ask for."""
+    network: NetworkOptions
+    latencies: Latencies
+    timing: Timing
+    node_settings: NodeSettings
+    segment_bytes: int
+    part_bytes: int
+    checkpoint_commits: int
+    tick_us: int
+    think_ms: int
+    """Pause of a client between two operations, at most."""
+
+    def lines(self) -> list[str]:
+        return [f"  {field.name}: {getattr(self, field.name)}" for field in fields(self)]
+
+
+def draw_options(rng: random.Random, *, engine: str | None = None) -> Options:
+    nodes = rng.choices((1, 2, 3, 4, 5), weights=(1, 1, 8, 1, 3))[0]
+    election_ms = rng.choice((200, 500, 1000))
+    levels = ["async", "local", "quorum", "all"]
+    levels += [f"any {count}" for count in range(1, nodes)][:2]
+    if nodes >= 3:
+        levels.append("first 1 (n2, n3)")
+    return Options(
+        nodes=nodes,
+        clients=rng.randint(1, 6),
+        engine=engine or "memory",
+        safety_ms=rng.choice((2_000, 4_000, 8_000)),
+        liveness_ms=30_000,
+        fault_every_ms=rng.choice((100, 300, 800, 2_000)),
+        faults=tuple(fault for fault in FAULTS if rng.random() < 0.4),
+        levels=tuple(level for level in levels if rng.random() < 0.5) or ("quorum",),
+        network=NetworkOptions(
+            delay_us=rng.choice(((50, 300), (200, 2_000), (1_000, 30_000))),
+            redial_us=rng.choice(((1_000, 20_000), (50_000, 500_000))),
+            chaos=rng.random() < 0.15,
+        ),
+        latencies=Latencies(
+            sync_us=rng.choice(((100, 500), (500, 5_000), (1_000, 60_000))),
+            state_us=rng.choice(((20, 200), (100, 5_000))),
+            read_us=(20, 1_000),
+            loop_us=rng.choice(((0, 50), (0, 3_000))),
+        ),
+        timing=Timing(heartbeat_ms=election_ms // 10, election_timeout_ms=election_ms),
+        node_settings=NodeSettings(
+            apply_interval_ms=rng.choice((0, 8, 50)),
+            checkpoint_retry_ms=100,
+            retention_bytes=rng.choice((0, 20_000, 10_000_000)),
+            retention_seconds=rng.choice((1, 3_600)),
+        ),
+        segment_bytes=rng.choice((2_048, 8_192, 1_048_576)),
+        part_bytes=rng.choice((300, 100_000)),
+        checkpoint_commits=rng.choice((3, 20, 100)),
+        tick_us=rng.choice((20_000, 50_000)),
+        think_ms=rng.choice((5, 30, 100)),
+    )

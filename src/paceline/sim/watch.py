@@ -1,0 +1,77 @@
+"""Where the checkers are hooked in: every event, and the transitions that matter.
+
+It only looks.  Wrappers around ``log.truncate`` and ``log.reset`` of a process note what is
+about to be removed and call the original.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from paceline.core.messages import AppendResponse, Message, VoteResponse
+from paceline.ids import Index, NodeId, Position
+from paceline.sim.checkers import Facts
+from paceline.sim.world import Life
+
+if TYPE_CHECKING:
+    from paceline.sim.cluster import Cluster
+    from paceline.sim.process import Process
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.facts = Facts(cluster.oracle)
+        self.events: dict[str, int] = {}
+        """How often each kind of news was heard: for the report, and for vacuity."""
+        cluster.network.sent = self.sent
+        cluster.world.after_step = self.after_step
+
+    def after_step(self, life: Life | None) -> None:
+        if life is None:
+            return
+        process = self.cluster.processes.get(NodeId(life.name.partition("/")[0]))
+        if process is not None and process.up:
+            self.facts.check_step(process)
+
+    def opened(self, process: Process) -> None:
+        log = process.node.log
+        truncate, reset = log.truncate, log.reset
+
+        def watched_truncate(after: Index) -> None:
+            self.facts.check_removal(process, after)
+            truncate(after)
+
+        def watched_reset(base: Position) -> None:
+            self.facts.check_reset(process, base)
+            reset(base)
+
+        log.truncate = watched_truncate  # type: ignore[method-assign]
+        log.reset = watched_reset  # type: ignore[method-assign]
+        self.facts.opened(process)
+
+    def died(self, process: Process) -> None:
+        self.facts.died(process)
+
+    def power_cut(self, process: Process) -> None:
+        self.count("power-cut")
+
+    def ended(self, process: Process, error: BaseException) -> None:
+        self.count("ended")
+        self.facts.check_end(process, error)
+
+    def event(self, process: Process, kind: str, details: dict[str, Any]) -> None:
+        self.count(kind)
+        self.facts.check_event(process, kind, details)
+
+    def sent(self, sender: NodeId, to: NodeId, message: Message) -> None:
+        self.count(type(message).__name__)
+        if isinstance(message, AppendResponse):
+            self.facts.check_report(self.cluster.processes[sender], message)
+        elif isinstance(message, VoteResponse):
+            self.facts.check_vote(self.cluster.processes[sender], to, message)
+
+    def count(self, kind: str) -> None:
+        self.events[kind] = self.events.get(kind, 0) + 1

@@ -1,0 +1,243 @@
+"""Clients: they write unique values, read at every level, and never let go of a write.
+
+A write carries a request id and is repeated under it until its outcome is known, at whatever
+node leads by then.  All that a client was told is kept and judged: at once where the answer itself
+can be wrong, at the end where the future decides.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from paceline.engines.base import WriteRequest
+from paceline.errors import PacelineError
+from paceline.ids import Position
+from paceline.node.replies import QueryReply, WriteReply
+from paceline.sim.statements import ADD, BAD, CREATE, ITEMS, SET, WEIGH
+from paceline.sim.world import Violation
+
+if TYPE_CHECKING:
+    from paceline.sim.cluster import Cluster
+    from paceline.sim.process import Process
+
+__all__ = ["Client", "Workload"]
+
+_GRACE_US = 300_000
+
+
+class Client:
+    def __init__(self, workload: Workload, number: int) -> None:
+        self.workload = workload
+        self.cluster: Cluster = workload.cluster
+        self.name = f"c{number}"
+        self.rng: random.Random = self.cluster.world.rng(f"client/{number}")
+        self.token: str | None = None
+        self.writes = 0
+        self.pending: WriteRequest | None = None
+        self._attempt = 0
+        self._value = ""
+
+    # -- what to do next ------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._after(self.rng.randrange(100_000), self._next)
+
+    def _after(self, delay_us: int, call: object) -> None:
+        self.cluster.world.at(delay_us, call)  # type: ignore[arg-type]
+
+    def _pause(self) -> None:
+        self._after(self.rng.randrange(1 + self.cluster.options.think_ms * 1000), self._next)
+
+    def _next(self) -> None:
+        if self.pending is not None:
+            self._send()
+        elif self.workload.closing:
+            return
+        elif self.rng.random() < 0.7:
+            self._write()
+        else:
+            self._read()
+
+    # -- writes ----------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        self.writes += 1
+        self._value = f"{self.name}-{self.writes}"
+        statements: list[tuple[str, list[object]]] = [(ADD, [self._value])]
+        if self.rng.random() < 0.3:
+            statements.append((SET, [self.rng.randrange(5), self._value]))
+        if self.rng.random() < 0.1:
+            statements.append((WEIGH, [self.rng.randrange(2_000)]))
+        if self.rng.random() < 0.05:
+            statements.append((BAD, []))
+        self.pending = WriteRequest(
+            statements=statements,  # type: ignore[arg-type]
+            durability=self.rng.choice(self.cluster.options.levels),
+            request_id=self._value.encode(),
+            client=self.name,
+        )
+        self._send()
+
+    def _send(self) -> None:
+        request = self.pending
+        assert request is not None
+        if self.workload.closing:
+            request.durability = "quorum"  # a level may be out of reach for good
+        self._attempt += 1
+        attempt = self._attempt
+        process = self._leader()
+        timeout_ms = self.rng.choice((200, 1_000, 5_000))
+        self._after(timeout_ms * 1000 + _GRACE_US, lambda: self._lost(attempt))
+        if process is None:
+            return
+        life = process.life
+        request.deadline = None
+
+        def answer(reply: WriteReply | PacelineError) -> None:
+            if isinstance(reply, WriteReply) and reply.receipt is not None and reply.outcome.error is None:
+                self.cluster.watch.facts.check_acknowledged(
+                    process, request.durability, reply.receipt, request.request_id.decode()  # type: ignore[union-attr]
+                )
+            self._after(self.cluster.network.delay_us(), lambda: self._answered(attempt, reply))
+
+        def arrive() -> None:
+            if life is not None and life.alive and process.up:
+                life.call(lambda: process.node.writes.submit(request, timeout_ms, answer))
+                self.cluster.world.after_step(life)
+
+        self._after(self.cluster.network.delay_us(), arrive)
+
+    def _leader(self) -> Process | None:
+        """Mostly the one that leads; sometimes anybody, as after a change that this client has not heard of."""
+        leader = self.cluster.leader
+        if leader is None or self.rng.random() < 0.03:
+            running = [process for process in self.cluster.processes.values() if process.up]
+            return self.rng.choice(running) if running else None
+        return leader
+
+    def _lost(self, attempt: int) -> None:
+        """No answer came: repeat under the same request id."""
+        if attempt == self._attempt and self.pending is not None:
+            self.workload.count("no answer")
+            self._send()
+
+    def _answered(self, attempt: int, reply: WriteReply | PacelineError) -> None:
+        if attempt != self._attempt or self.pending is None:
+            return
+        self._attempt += 1
+        if isinstance(reply, PacelineError):
+            self.workload.count(type(reply).__name__)
+            self._after(self.rng.randint(10_000, 100_000), self._next)
+            return
+        self.pending = None
+        self.workload.count("ok" if reply.outcome.error is None else "failed")
+        if reply.receipt is not None:
+            self.token = reply.receipt.position
+        self._pause()
+
+    # -- reads -----------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        level = self.rng.choice(("local", "session", "leader"))
+        process = self._leader() if level == "leader" else self._anybody()
+        self._attempt += 1
+        attempt = self._attempt
+        timeout_ms = self.rng.choice((100, 1_000))
+        self._after(timeout_ms * 1000 + _GRACE_US, lambda: self._no_answer(attempt))
+        if process is None:
+            return
+        life, token = process.life, self.token if level == "session" else None
+
+        def answer(reply: QueryReply | PacelineError) -> None:
+            if isinstance(reply, QueryReply):
+                self.workload.check_read(process, level, token, reply)
+            self._after(self.cluster.network.delay_us(), lambda: self._read_answered(attempt, level, reply))
+
+        def arrive() -> None:
+            if life is not None and life.alive and process.up:
+                life.call(
+                    lambda: process.node.reads.submit(
+                        ITEMS, [], read=level, token=token, timeout_ms=timeout_ms, done=answer
+                    )
+                )
+
+        self._after(self.cluster.network.delay_us(), arrive)
+
+    def _anybody(self) -> Process | None:
+        running = [process for process in self.cluster.processes.values() if process.up]
+        return self.rng.choice(running) if running else None
+
+    def _no_answer(self, attempt: int) -> None:
+        if attempt == self._attempt and self.pending is None:
+            self._next()
+
+    def _read_answered(self, attempt: int, level: str, reply: QueryReply | PacelineError) -> None:
+        if attempt != self._attempt:
+            return
+        self._attempt += 1
+        if isinstance(reply, QueryReply):
+            self.workload.count(f"read {level}")
+            if level != "local" and reply.position is not None:
+                self.token = reply.position
+        else:
+            self.workload.count(f"read {level} {type(reply).__name__}")
+            if type(reply).__name__ == "TokenLost":
+                self.token = None
+        self._pause()
+
+
+class Workload:
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.closing = False
+        """No new operations; what is pending finishes."""
+        self.counts: dict[str, int] = {}
+        self.shown: list[tuple[Position, list[str]]] = []
+        """What reads at level ``leader`` showed: it must never be taken back."""
+        self.clients = [Client(self, number) for number in range(1, cluster.options.clients + 1)]
+
+    def begin(self) -> None:
+        for client in self.clients:
+            client.begin()
+
+    def prepare(self) -> WriteRequest:
+        """The tables."""
+        return WriteRequest(
+            statements=[(sql, []) for sql in CREATE], durability="local", request_id=b"create", client="setup"
+        )
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    @property
+    def finished(self) -> bool:
+        return all(client.pending is None for client in self.clients)
+
+    def check_read(self, process: Process, level: str, token: str | None, reply: QueryReply) -> None:
+        facts = self.cluster.watch.facts
+        facts.check_step(process)  # a commit may have released this answer just now
+        items = [str(row[0]) for row in reply.result.rows]
+        position = Position.parse(reply.position) if reply.position else None
+        if level == "leader" and position is not None:
+            committed = position.index < len(facts.committed) and facts.committed[position.index] == position
+            facts.judge("leader_read_is_committed", committed, f"{process.name} shows {position.short}")
+            facts.judge(
+                "leader_read_equals_replay",
+                items == facts.oracle.at(position.index).items,
+                f"{process.name} at {position.short}",
+            )
+        if token is not None and position is not None:
+            asked = Position.parse(token)
+            facts.judge(
+                "session_never_goes_back",
+                position.index >= asked.index,
+                f"{process.name} answers {position.short} to a token of {asked.short}",
+            )
+
+    def check_nothing_lost(self) -> None:
+        """At the end every finished write of every client stands in the history exactly once."""
+        facts = self.cluster.watch.facts
+        items = facts.oracle.at(facts.oracle.index).items
+        if len(items) != len(set(items)):
+            raise Violation("nothing_applied_twice", "the committed history has a value twice")

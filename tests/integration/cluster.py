@@ -1,0 +1,326 @@
+"""Real ``paceline serve`` processes for tests: started from TOML files, killed, paused, and asked how they are.
+
+A test waits for a state with ``eventually``, never for a time.  Only processes started here are ever signalled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from paceline.client.blocking import Client
+from paceline.config.shape import Member, NodeConfig, Settings, to_toml
+from paceline.errors import PacelineError
+from paceline.ids import NodeId
+
+__all__ = ["Cluster", "Node", "eventually", "free_ports"]
+
+T = TypeVar("T")
+START_SECONDS = 20.0
+_POLL_SECONDS = 0.02
+_PORTS = range(15_000, 31_000)  # below the ports that the kernel gives to callers
+_GIVEN: set[int] = set()
+
+
+def eventually(what: str, probe: Callable[[], T], seconds: float = 20.0) -> T:
+    """The first true value of ``probe``; errors of the cluster count as 'not yet'."""
+    deadline = time.monotonic() + seconds
+    last: object = None
+    while True:
+        try:
+            if last := probe():
+                return last
+        except (PacelineError, OSError) as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what} (last: {last!r})")
+        time.sleep(_POLL_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now, from a range of this test worker's own; each is given once."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
+    own = _PORTS[worker * 2000 : worker * 2000 + 2000]
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().choice(own)
+        if port in _GIVEN:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _GIVEN.add(port)
+        found.append(port)
+    return found
+
+
+class Node:
+    """One node's directory and, while it runs, its process."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self.data = root / name
+        self.config_path = root / f"{name}.toml"
+        self.output_path = root / f"{name}.log"
+        self.listen, self.http, self.peer = (f"127.0.0.1:{port}" for port in free_ports(3))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.expected_to_fail = False
+
+    @property
+    def database(self) -> Path:
+        return self.data / "db" / "main.db"
+
+    @property
+    def output(self) -> str:
+        return self.output_path.read_text() if self.output_path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, *, env: dict[str, str] | None = None) -> None:
+        """Start the process; does not wait for anything."""
+        assert not self.running
+        with open(self.output_path, "ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "paceline", "serve", "--config", str(self.config_path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **(env or {})},
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> None:
+        self.signal(signal.SIGTERM)
+        assert self.wait() == 0, self.output
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Exit code of the process."""
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def fails_to_start(self, *, env: dict[str, str] | None = None) -> str:
+        """Start it; returns the one error line that the user sees when it ends."""
+        before = len(self.output)
+        self.expected_to_fail = True
+        self.start(env=env)
+        code = self.wait()
+        said = self.output[before:]
+        assert code in (1, 2), f"exit code {code}: {said}"
+        assert "Traceback" not in said, said
+        errors = [line for line in said.splitlines() if "error" in line.lower()]
+        assert errors, f"no error line in: {said}"
+        return said
+
+    def client(self, timeout_ms: int = 15_000, *, request_ids: bool = True) -> Client:
+        return Client([self.listen], timeout_ms=timeout_ms, request_ids=request_ids)
+
+    def status(self) -> dict[str, Any]:
+        with self.client(timeout_ms=2_000) as client:
+            status = client.status()
+        assert status["node"] == self.name
+        return status
+
+    def query(self, sql: str, args: Sequence[Any] = (), **options: Any) -> list[list[Any]]:
+        with self.client() as client:
+            return client.query(sql, args, **options).rows
+
+    def memory_peak_bytes(self) -> int:
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", text)
+        assert found
+        return int(found[1]) * 1024
+
+
+class Cluster:
+    """Nodes n1, n2, ...; n1 is the designated leader."""
+
+    def __init__(
+        self, root: Path, count: int = 3, *, name: str = "main", durability: str = "quorum", **settings: Any
+    ) -> None:
+        self.root = root
+        self.name = name
+        root.mkdir(exist_ok=True)
+        self.settings = Settings(durability=durability, **settings)
+        self.nodes = {f"n{number}": Node(root, f"n{number}") for number in range(1, count + 1)}
+        members = tuple(
+            Member(name=NodeId(n.name), listen=n.listen, http=n.http, peer=n.peer)
+            for n in self.nodes.values()
+        )
+        for node in self.nodes.values():
+            self.configure(node, leader=NodeId("n1"), members=members)
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    @property
+    def leader(self) -> Node:
+        return self.nodes["n1"]
+
+    @property
+    def followers(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node is not self.leader]
+
+    @property
+    def running(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.running]
+
+    def configure(self, node: Node, **fields: Any) -> None:
+        """Write the node's TOML file."""
+        values: dict[str, Any] = {"leader": None, "settings": self.settings, **fields}
+        config = NodeConfig(
+            name=NodeId(node.name),
+            data=str(node.data),
+            listen=node.listen,
+            http=node.http,
+            peer=node.peer,
+            advertise=node.listen,
+            advertise_http=node.http,
+            advertise_peer=node.peer,
+            cluster=self.name,
+            **values,
+        )
+        node.config_path.write_text(to_toml(config))
+
+    def new_node(self, name: str, *, join: Sequence[Node] = (), **settings: Any) -> Node:
+        """A node that will join; not started, and no part of ``nodes`` yet."""
+        node = Node(self.root, name)
+        via = tuple(member.peer for member in (join or self.nodes.values()))
+        self.configure(node, join=via, **settings)
+        return node
+
+    def add(self, name: str, **options: Any) -> Node:
+        """Let a new node join, and wait until it votes."""
+        node = self.nodes[name] = self.new_node(name, **options)
+        node.start()
+        self.wait_for_voter(node)
+        return node
+
+    def start(self, order: Sequence[str] | None = None) -> None:
+        """Start all nodes, in this order, and wait until everyone votes and has caught up."""
+        for name in order or self.nodes:
+            self.nodes[name].start()
+        self.wait_ready()
+
+    def stop(self) -> None:
+        for node in self.running:
+            node.signal(signal.SIGTERM)
+        for node in self.running:
+            assert node.wait() == 0, node.output
+
+    def kill(self) -> None:
+        """All at once."""
+        for node in self.running:
+            node.signal(signal.SIGKILL)
+        for node in self.nodes.values():
+            if node.process is not None:
+                node.wait()
+
+    def clean_up(self) -> None:
+        for node in self.running:
+            node.signal(signal.SIGCONT)
+            node.signal(signal.SIGKILL)
+            node.wait()
+
+    def client(self, *names: str, timeout_ms: int = 15_000) -> Client:
+        addresses = [self.nodes[name].listen for name in names or self.nodes]
+        return Client(addresses, timeout_ms=timeout_ms)
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+        """The leader leads, nobody is missing, every running node follows and has applied all."""
+        expected = self.running
+
+        def ready() -> bool:
+            for node in expected:
+                assert node.running, f"{node.name} ended:\n{node.output}"
+            status = self.leader.status()
+            voters = {m["name"] for m in status["members"] if m["voting"] == "voter"}
+            return status["ready"] and not status["forming"] and voters >= {n.name for n in expected}
+
+        eventually("the cluster is whole", ready, seconds)
+        self.wait_level(seconds)
+
+    def wait_level(self, seconds: float = START_SECONDS) -> None:
+        """Every running node has applied what the leader has committed now."""
+        commit = eventually("everything is committed", self._all_committed, seconds)
+        for node in self.running:
+            eventually(
+                f"{node.name} has applied {commit}",
+                lambda: self._is_level(node, commit),  # noqa: B023
+                seconds,
+            )
+
+    def _all_committed(self) -> int:
+        status = self.leader.status()
+        return status["commit"] if status["commit"] == status["log"]["last"] else 0
+
+    @staticmethod
+    def _is_level(node: Node, commit: int) -> bool:
+        status = node.status()
+        return status["applied"] >= commit and status["health"] == "ok" and status["ready"]
+
+    def wait_for_voter(self, node: Node, seconds: float = START_SECONDS) -> None:
+        def votes() -> bool:
+            assert node.running, node.output
+            return any(
+                m["name"] == node.name and m["voting"] == "voter" for m in self.leader.status()["members"]
+            )
+
+        eventually(f"{node.name} votes", votes, seconds)
+
+    def verify(self, seconds: float = 30.0) -> dict[str, Any]:
+        """What the nodes' databases digest to at one position."""
+        with self.leader.client() as client:
+            key = client.admin("verify")["id"]
+
+            def done() -> dict[str, Any] | None:
+                report = client.admin("verify_result", id=key)
+                return report if report["done"] else None
+
+            return eventually("all nodes have digested", done, seconds)
+
+    def assert_equal(self) -> None:
+        """Every member runs, and all databases are bit-identical at one position."""
+        self.wait_level()
+        report = self.verify()
+        digests = {node["name"]: node.get("digest") or node.get("error") for node in report["nodes"]}
+        assert set(digests) >= set(self.nodes), report
+        assert len(set(digests.values())) == 1, report
+
+    def assert_clean_output(self) -> None:
+        for node in self.nodes.values():
+            assert "Traceback" not in node.output, node.output
+            assert "Exception" not in node.output, node.output

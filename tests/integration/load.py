@@ -1,0 +1,207 @@
+"""Writers that remember what was promised to them, and readers in other processes.
+
+Each write adds one row to ``ledger`` and one to ``counter``, in one transaction; nothing in the
+schema prevents a row from standing there twice, so a repeated write would be seen.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cluster import Cluster, Node, eventually
+from paceline.errors import OutcomeUnknown, PacelineError
+
+__all__ = ["Load", "Readers", "make_tables"]
+
+
+def make_tables(cluster: Cluster) -> None:
+    with cluster.leader.client() as client:
+        client.execute(
+            [
+                "CREATE TABLE ledger (writer INTEGER, n INTEGER, body BLOB)",
+                "CREATE INDEX ledger_writer ON ledger (writer, n)",
+                "CREATE TABLE counter (value INTEGER NOT NULL)",
+                "INSERT INTO counter VALUES (0)",
+            ],
+            durability="all",
+        )
+
+
+class Load:
+    """Writers in the background; a context manager that stops them."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        writers: int = 4,
+        through: tuple[str, ...] = (),
+        durability: str | None = None,
+        body_bytes: int = 100,
+        timeout_ms: int = 30_000,
+    ) -> None:
+        self._cluster = cluster
+        self._through = through
+        self._durability = durability
+        self._body_bytes = body_bytes
+        self._timeout_ms = timeout_ms
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.acknowledged: set[tuple[int, int]] = set()
+        self.unknown: set[tuple[int, int]] = set()
+        self.refused: dict[tuple[int, int], PacelineError] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(writers)
+        ]
+        self._broken: list[BaseException] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a writer hangs"
+        if self._broken:
+            raise self._broken[0]
+
+    def _run(self, writer: int) -> None:
+        number = 0
+        with self._cluster.client(*self._through, timeout_ms=self._timeout_ms) as client:
+            while not self._stop.is_set():
+                number += 1
+                key = (writer, number)
+                body = (b"%d-%d-" % key) * (self._body_bytes // 6 + 1)
+                try:
+                    client.execute(
+                        [
+                            ("INSERT INTO ledger VALUES (?, ?, ?)", [*key, body[: self._body_bytes]]),
+                            "UPDATE counter SET value = value + 1",
+                        ],
+                        durability=self._durability,
+                    )
+                except OutcomeUnknown:
+                    self._note(self.unknown.add, key)
+                except PacelineError as error:
+                    self.refused[key] = error
+                    self._stop.wait(0.02)
+                except BaseException as error:
+                    self._broken.append(error)
+                    return
+                else:
+                    self._note(self.acknowledged.add, key)
+
+    def _note(self, add: Any, key: tuple[int, int]) -> None:
+        with self._lock:
+            add(key)
+
+    def more(self, count: int = 20, seconds: float = 30.0) -> None:
+        """Wait until this many further writes were acknowledged: the cluster works, now."""
+        goal = len(self.acknowledged) + count
+        eventually(f"{count} more acknowledged writes", lambda: len(self.acknowledged) >= goal, seconds)
+
+    def assert_kept(self, *nodes: Node) -> None:
+        """Everything acknowledged is there exactly once, nothing refused is, on every node; all are equal."""
+        cluster = self._cluster
+        cluster.wait_level()
+        for node in nodes or cluster.running:
+            rows = Counter((w, n) for w, n in node.query("SELECT writer, n FROM ledger"))
+            assert len(self.acknowledged) > 0
+            lost = self.acknowledged - set(rows)
+            assert not lost, f"{node.name} lost {len(lost)} acknowledged writes, e.g. {sorted(lost)[:5]}"
+            twice = [key for key, count in rows.items() if count > 1]
+            assert not twice, f"{node.name} has {twice[:5]} more than once"
+            ghosts = set(rows) & set(self.refused)
+            assert not ghosts, f"{node.name} has refused writes: {[(k, self.refused[k]) for k in ghosts][:3]}"
+            assert set(rows) <= self.acknowledged | self.unknown
+            assert node.query("SELECT value FROM counter") == [[len(rows)]]
+        cluster.assert_equal()
+
+
+_READER = """
+import json, sqlite3, sys, threading
+path = sys.argv[1]
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+reads, last, faults = 0, -1, []
+held = None
+print("reading", flush=True)
+while not stop.is_set():
+    try:
+        if held is None or reads % 50 == 0:
+            if held is not None:
+                held.close()
+            held = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10, isolation_level=None)
+        held.execute("BEGIN")
+        value = held.execute("SELECT value FROM counter").fetchone()[0]
+        rows = held.execute("SELECT count(*) FROM ledger").fetchone()[0]
+        if rows != value:
+            faults.append(f"{rows} rows, counter {value}")
+        if value < last:
+            faults.append(f"counter fell from {last} to {value}")
+        last = value
+        if reads % 25 == 0:
+            found = held.execute("PRAGMA integrity_check(3)").fetchall()
+            if found != [("ok",)]:
+                faults.append(f"integrity_check: {found}")
+        held.execute("COMMIT")
+        reads += 1
+    except Exception as error:
+        faults.append(f"{type(error).__name__}: {error}")
+        held = None
+    if len(faults) > 10:
+        break
+    stop.wait(0.005)
+print(json.dumps({"reads": reads, "last": last, "faults": faults}))
+"""
+
+
+class Readers:
+    """One process per file with Python's own ``sqlite3``: whole, growing, sound, at every moment."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self._files = {node.name: node.database for node in nodes}
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        for name, file in self._files.items():
+            self._processes[name] = _reader(file)
+        for process in self._processes.values():
+            assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        reports = {name: _report(process) for name, process in self._processes.items()}
+        if kind is None:
+            for name, report in reports.items():
+                assert report["faults"] == [], f"reader of {name}: {report}"
+                assert report["reads"] > 0, f"reader of {name} never read"
+
+
+def _reader(file: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _READER, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _report(process: subprocess.Popen[str]) -> dict[str, Any]:
+    output, _ = process.communicate(timeout=30)
+    report: dict[str, Any] = json.loads(output)
+    return report

@@ -76,7 +76,6 @@ class Node:
         self.output_path = root / f"{name}.log"
         self.listen, self.http, self.peer = (f"127.0.0.1:{port}" for port in free_ports(3))
         self.process: subprocess.Popen[bytes] | None = None
-        self.expected_to_fail = False
 
     @property
     def database(self) -> Path:
@@ -120,9 +119,11 @@ class Node:
         assert self.wait() == 0, self.output
 
     def wait(self, seconds: float = 20.0) -> int:
-        """Exit code of the process."""
+        """Exit code of the process, which is no longer expected to run."""
         assert self.process is not None
-        return self.process.wait(seconds)
+        code = self.process.wait(seconds)
+        self.process = None
+        return code
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -135,7 +136,6 @@ class Node:
     def fails_to_start(self, *, env: dict[str, str] | None = None) -> str:
         """Start it; returns the one error line that the user sees when it ends."""
         before = len(self.output)
-        self.expected_to_fail = True
         self.start(env=env)
         code = self.wait()
         said = self.output[before:]
@@ -196,7 +196,8 @@ class Cluster:
 
     @property
     def running(self) -> list[Node]:
-        return [node for node in self.nodes.values() if node.running]
+        """Nodes that were started and not ended by the test."""
+        return [node for node in self.nodes.values() if node.process is not None]
 
     def configure(self, node: Node, **fields: Any) -> None:
         """Write the node's TOML file."""
@@ -245,9 +246,8 @@ class Cluster:
         """All at once."""
         for node in self.running:
             node.signal(signal.SIGKILL)
-        for node in self.nodes.values():
-            if node.process is not None:
-                node.wait()
+        for node in self.running:
+            node.wait()
 
     def clean_up(self) -> None:
         for node in self.running:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cluster import Cluster, Node, eventually
+
 from paceline.errors import OutcomeUnknown, PacelineError
 
 __all__ = ["Load", "Readers", "make_tables"]

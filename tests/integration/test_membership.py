@@ -126,6 +126,7 @@ def test_stopped_writes_are_refused_and_start_again(make_cluster: MakeCluster) -
         cluster.leader.kill()
         cluster.leader.start()
         cluster.wait_ready()
+    with cluster["n3"].client() as client:
         with pytest.raises(WritesStopped):
             client.execute("UPDATE counter SET value = 7")
         client.admin("writes_start")

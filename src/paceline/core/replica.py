@@ -38,7 +38,7 @@ from paceline.core.messages import (
     VoteResponse,
 )
 from paceline.core.progress import Progress
-from paceline.errors import NotLeader, UsageError
+from paceline.errors import NotLeader, Unavailable, UsageError
 from paceline.ids import Index, NodeId, Position, Slot, Term
 
 __all__ = ["Replica"]
@@ -172,6 +172,11 @@ class Replica:
             return
         if not may_campaign(self.name, membership.settings, voter=me.voter):
             return
+        if self._ballot is not None and membership.settings.authority == "designated" and not force:
+            # Nobody else campaigns: votes of this term are merely slow, and a new term would void them.
+            for voter in sorted(self.voters - self._ballot.granted):
+                self._ask_for_vote(voter, self._ballot)
+            return
         pre = membership.settings.authority == "auto" and not force
         self._stand(now_ms, pre=pre, force=force)
 
@@ -231,6 +236,7 @@ class Replica:
             return
         if message.granted:
             ballot.granted.add(sender)
+            ballot.refused.pop(sender, None)
         else:
             ballot.refused[sender] = message.reason
         self._count(now_ms)
@@ -525,11 +531,11 @@ class Replica:
         if self._leading is None:
             raise NotLeader(f"{self.name} does not lead", leader=self.leader)
         if self.history.index > self.commit or any(kind is EntryKind.CONFIG for kind, _ in self._queued):
-            raise UsageError(
+            raise Unavailable(
                 "another change of membership is under way", hint="wait until it is committed, then repeat"
             )
         if self.commit < self._leading.first_own:
-            raise UsageError("the leader has not committed in its term yet", hint="repeat in a moment")
+            raise Unavailable("the leader has not committed in its term yet", hint="repeat in a moment")
         current = self.membership
         if current is not None and differing_voters(current, membership) > 1:
             raise UsageError(

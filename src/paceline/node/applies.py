@@ -44,14 +44,13 @@ class Applies:
         """Start a batch on the state lane if there is one due."""
         node = self._node
         target = self.target()
-        if node.applied >= target:
+        if node.applied >= target or not (node.leads_or_will or self._due()):
             return False
         end = self._batch_end(target)
         if end is None:
             node.set_applied(min(target, node.idle_end()))
             return False
-        if not node.leads_or_will and not self._due():
-            return False
+        self._started_ms = node.ports.now_ms()
         entries = node.log.entries(node.applied, bytes_max=BATCH_BYTES)
         entries = [entry for entry in entries if entry.index <= end]
         whole = self._whole(entries)
@@ -71,15 +70,14 @@ class Applies:
 
     def _due(self) -> bool:
         """Whether enough time has passed since the last batch; if not, come back when it has."""
+        if self._timer:
+            return False
         node = self._node
-        now_ms = node.ports.now_ms()
-        wait_ms = self._started_ms + self._interval_ms - now_ms
+        wait_ms = self._started_ms + self._interval_ms - node.ports.now_ms()
         if wait_ms <= 0:
-            self._started_ms = now_ms
             return True
-        if not self._timer:
-            self._timer = True
-            node.ports.later(wait_ms, self._wake)
+        self._timer = True
+        node.ports.later(wait_ms, self._wake)
         return False
 
     def _wake(self) -> None:

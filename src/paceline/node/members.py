@@ -14,7 +14,7 @@ import msgspec
 
 from paceline.core.membership import Member, Membership
 from paceline.core.progress import Sending
-from paceline.errors import NotLeader, PacelineError, UsageError
+from paceline.errors import NotLeader, PacelineError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from paceline.node.node import Node
@@ -46,10 +46,23 @@ class Members:
         if known is not None and known.incarnation != candidate.incarnation:
             if known.voter and len(membership.voters) == 1:
                 raise UsageError(f"{known.name} is the last voter")
+            if self._heard_lately(known):
+                raise Unavailable(
+                    f"another process is node {known.name} already, with another data directory",
+                    hint="stop one of the two; each node needs a name of its own",
+                )
             wanted = msgspec.structs.replace(candidate, voter=False)
         changed = membership.with_member(wanted)
         self._change(changed)
         return changed
+
+    def _heard_lately(self, member: Member) -> bool:
+        replica = self._node.replica
+        progress = replica.followers.get(member.name)
+        heard_ms = progress.heard_ms if progress is not None else None
+        return heard_ms is not None and (
+            self._node.ports.now_ms() - heard_ms < replica.timing.election_timeout_ms
+        )
 
     def remove(self, name: str) -> None:
         membership = self._leading()

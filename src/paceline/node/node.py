@@ -218,11 +218,16 @@ class Node:
         def done(_: Position) -> None:
             self._flushing = False
             self.disk_full = None
+            if not self.log.pending:  # what was held meanwhile waited for this very flush
+                held.extend(self._held)
+                self._held = []
             self._hard_unsynced -= len(held)
             for messages in held:
                 for to, message in messages:
                     self.ports.send(to, message)
-            self.replica.durable_to(self.log.durable, self.ports.now_ms())  # a truncation may have overtaken the flush
+            self.replica.durable_to(
+                self.log.durable, self.ports.now_ms()
+            )  # a truncation may have overtaken the flush
             self.ports.made_room()
             self.drain()
             if not self.state_busy:

@@ -65,6 +65,10 @@ class Ports(Protocol):
         """Call on the loop after a delay."""
         ...
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call on the loop after what has arrived by now."""
+        ...
+
     def post(self, call: Callable[[], None]) -> None:
         """From a lane: call on the loop, in order."""
         ...

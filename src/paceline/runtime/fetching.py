@@ -40,6 +40,7 @@ class Fetcher:
         if self._task is not None and not self._task.done():
             return
         self._task = asyncio.get_running_loop().create_task(self._run(leader))
+        self._task.add_done_callback(self._process.ended)
 
     async def close(self) -> None:
         if self._task is not None:

@@ -17,7 +17,7 @@ import msgspec
 
 from paceline.config.shape import NodeConfig
 from paceline.core.membership import Member, Membership, Settings
-from paceline.errors import PacelineError, Unavailable, UsageError
+from paceline.errors import PacelineError, Unavailable, UsageError, from_wire
 from paceline.ids import GENESIS, DatabasePosition, Index, NodeId, Position, Term
 from paceline.node.start import create_state
 from paceline.runtime.directory import DataDirectory
@@ -136,7 +136,7 @@ async def join(
             if welcome.fatal:
                 welcome.raise_error()
             if welcome.error is not None:
-                raise Unavailable(str(welcome.error.get("message")))
+                raise Unavailable(str(from_wire(welcome.error)))
             _accept(config, directory, welcome, database)
             return
         except Unavailable as error:

@@ -64,24 +64,49 @@ async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWri
         raise Unavailable(f"cannot reach {address}: {error or 'timed out'}") from None
 
 
-async def frames(reader: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
-    """Cut the stream into frames until it ends; raises ``ProtocolError``."""
-    buffer = bytearray()
-    while chunk := await reader.read(_READ_BYTES):
-        buffer += chunk
-        offset, end = 0, len(buffer)
-        while end - offset >= 4:
-            length = int.from_bytes(buffer[offset : offset + 4], "big")
-            if length > PEER_FRAME_BYTES_MAX:
-                raise ProtocolError(
-                    f"peer frame of {length} bytes is over the limit of {PEER_FRAME_BYTES_MAX}"
-                )
-            if end - offset - 4 < length:
-                break
-            take(bytes(memoryview(buffer)[offset + 4 : offset + 4 + length]))
-            offset += 4 + length
-        if offset:
-            del buffer[:offset]
+class _Line(asyncio.Protocol):
+    """A caller's messages, cut into frames as they arrive; ``over`` ends with the connection.
+
+    Without a stream and its task between the socket and the core: they cost more than the messages.
+    """
+
+    def __init__(self, transport: asyncio.WriteTransport, take: Callable[[bytes], None]) -> None:
+        self._transport = transport
+        self._take = take
+        self._rest = b""
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        offset, end = 0, len(data)
+        try:
+            while end - offset >= 4:
+                length = int.from_bytes(data[offset : offset + 4], "big")
+                if length > PEER_FRAME_BYTES_MAX:
+                    raise ProtocolError(
+                        f"peer frame of {length} bytes is over the limit of {PEER_FRAME_BYTES_MAX}"
+                    )
+                if end - offset - 4 < length:
+                    break
+                self._take(data[offset + 4 : offset + 4 + length])
+                offset += 4 + length
+        except Exception as error:
+            self._end(error)
+            return
+        self._rest = data[offset:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(None)
+
+    def _end(self, error: Exception | None) -> None:
+        self._transport.abort()
+        if self.over.done():
+            return
+        if error is None:
+            self.over.set_result(None)
+        else:
+            self.over.set_exception(error)
 
 
 class _Link:
@@ -106,7 +131,7 @@ class _Link:
 
     def send(self, message: Message) -> None:
         writer = self._writer
-        if writer is None:
+        if writer is None or writer.transport.is_closing():
             return
         if writer.transport.get_write_buffer_size() > _UNSENT_BYTES_MAX:
             self._drop()
@@ -157,7 +182,8 @@ class Peers:
         self._own = own_name
         self._links: dict[NodeId, tuple[_Link, asyncio.Task[None]]] = {}
         self._server: asyncio.Server | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], NodeId | None] = {}
+        """Who is on the line; None until it has said its name."""
 
     async def start(self, address: str) -> None:
         host, port = split_address(address)
@@ -170,8 +196,11 @@ class Peers:
             ) from None
 
     def follow(self, membership: Membership) -> None:
-        """Call the members that there are now, at their present addresses."""
+        """Call the members that there are now, at their present addresses; hang up on those that are none any more."""
         wanted = {m.name: m.peer for m in membership.members if m.name != self._own}
+        for call, caller in self._calls.items():
+            if caller is not None and caller not in wanted:
+                call.cancel()
         for name, (link, task) in list(self._links.items()):
             if wanted.get(name) != link.address:
                 task.cancel()
@@ -198,9 +227,9 @@ class Peers:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._calls.add(task)
+        self._calls[task] = None
         try:
-            await self._serve(reader, writer)
+            await self._serve(reader, writer, task)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         except PacelineError as error:
@@ -208,24 +237,35 @@ class Peers:
                 send_frame(writer, refusal(error, name=self._own))
                 await writer.drain()
         finally:
-            self._calls.discard(task)
+            del self._calls[task]
             writer.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, call: asyncio.Task[None]
+    ) -> None:
         hello = await read_hello(reader)
         welcome = self._host.judge(hello)
+        if welcome.error is None and hello.purpose == "peer":
+            await self._listen(NodeId(hello.name), welcome, writer, call)
+            return
         send_frame(writer, welcome)
         await writer.drain()
         if welcome.error is not None or hello.purpose == "join":
             return
-        if hello.purpose == "snapshot":
-            await self._host.serve_snapshot(hello, reader, writer)
-            return
-        sender = NodeId(hello.name)
+        await self._host.serve_snapshot(hello, reader, writer)
+
+    async def _listen(
+        self, sender: NodeId, welcome: Welcome, writer: asyncio.StreamWriter, call: asyncio.Task[None]
+    ) -> None:
+        """Welcome a peer and take its messages until the connection ends."""
+        self._calls[call] = sender
+        line = _Line(writer.transport, lambda payload: self._host.received(sender, decode_message(payload)))
+        writer.transport.set_protocol(line)  # before the welcome: nothing may arrive at the old one
+        send_frame(writer, welcome)
         if found := self._links.get(sender):
             found[0].called()
         self._host.connected(sender)  # what it answered before this connection was there is lost
-        await frames(reader, lambda payload: self._host.received(sender, decode_message(payload)))
+        await line.over
 
 
 Opener = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]

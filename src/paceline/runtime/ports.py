@@ -86,6 +86,9 @@ class RealPorts:
     def later(self, delay_ms: int, call: Callable[[], None]) -> None:
         self._loop.call_later(delay_ms / 1000, call)
 
+    def soon(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon(call)
+
     def post(self, call: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(call)
 

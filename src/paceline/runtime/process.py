@@ -96,6 +96,7 @@ class NodeProcess:
         self._membership_changed()
         self.node.begin()
         self._ticker = loop.create_task(self._tick())
+        self._ticker.add_done_callback(self.ended)
 
     async def _become_member(self) -> None:
         config = self.config
@@ -162,6 +163,11 @@ class NodeProcess:
             ),
             segment_bytes=settings.segment_bytes,
         )
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """A task that the node cannot do without is over: an error of the program unless it was cancelled."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fatal(error)
 
     async def _tick(self) -> None:
         while True:
@@ -257,7 +263,7 @@ class NodeProcess:
         except NotLeader as error:
             return self._refuse(error, fatal=False, leader=self._leader_peer())
         except UsageError as error:
-            return self._refuse(error, fatal="under way" not in error.message, leader=self._leader_peer())
+            return self._refuse(error, fatal=True, leader=self._leader_peer())
         except PacelineError as error:
             return self._refuse(error, fatal=False, leader=None)
         return Welcome(

@@ -55,6 +55,8 @@ class Facts:
         self.counts: dict[str, int] = {}
         """How often each checker really judged something: zero is vacuous."""
         self.committed: list[Position] = [GENESIS]
+        self.last_transaction: list[int] = [0]
+        """By committed index: the last index up to it that changed the database."""
         self.acknowledged: list[Acknowledged] = []
         self._leaders: dict[int, NodeId] = {}
         self._votes: dict[tuple[int, str], NodeId] = {}
@@ -143,6 +145,10 @@ class Facts:
         )
         assert position.index == len(self.committed)
         self.committed.append(position)
+        if entry.kind is EntryKind.TXN:
+            self.last_transaction.append(position.index)
+        else:
+            self.last_transaction.append(self.last_transaction[-1])
         self.oracle.commit(position.index, position.chain)
 
     def _holders(self, process: Process, entry: Entry) -> set[str]:
@@ -316,7 +322,8 @@ class Facts:
         assert membership is not None
         entry = node.log.entry(position.index)
         here = node.log.position_at(position.index)
-        self.judge("acknowledged_is_logged", here == position, f"{position}: the log has {here}")
+        if position.index >= node.log.base.index:
+            self.judge("acknowledged_is_logged", here == position, f"{position}: the log has {here}")
         if entry is not None:
             holders = self._holders(process, entry)
             self.judge(

@@ -165,6 +165,9 @@ class SimPorts:
 
     # -- to the loop ------------------------------------------------------------------------
 
+    def soon(self, call: Callable[[], None]) -> None:
+        self._to_loop(call)
+
     def post(self, call: Callable[[], None]) -> None:
         self._to_loop(call)
 

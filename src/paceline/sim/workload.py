@@ -229,9 +229,11 @@ class Workload:
             )
         if token is not None and position is not None:
             asked = Position.parse(token)
+            committed = asked.index < len(facts.committed) and facts.committed[asked.index] == asked
+            least = facts.last_transaction[asked.index] if committed else asked.index
             facts.judge(
                 "session_never_goes_back",
-                position.index >= asked.index,
+                position.index >= least,
                 f"{process.name} answers {position.short} to a token of {asked.short}",
             )
 

@@ -76,6 +76,8 @@ class Node:
         self.output_path = root / f"{name}.log"
         self.listen, self.http, self.peer = (f"127.0.0.1:{port}" for port in free_ports(3))
         self.process: subprocess.Popen[bytes] | None = None
+        """What the test expects to run now."""
+        self._started: list[subprocess.Popen[bytes]] = []
 
     @property
     def database(self) -> Path:
@@ -105,6 +107,15 @@ class Node:
                 stderr=output,
                 env={**os.environ, **(env or {})},
             )
+        self._started.append(self.process)
+
+    def clean_up(self) -> None:
+        """End whatever still runs of what was ever started here."""
+        for process in self._started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+                process.wait()
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -175,6 +186,7 @@ class Cluster:
         root.mkdir(exist_ok=True)
         self.settings = Settings(durability=durability, **settings)
         self.nodes = {f"n{number}": Node(root, f"n{number}") for number in range(1, count + 1)}
+        self._made = list(self.nodes.values())
         members = tuple(
             Member(name=NodeId(n.name), listen=n.listen, http=n.http, peer=n.peer)
             for n in self.nodes.values()
@@ -218,6 +230,7 @@ class Cluster:
     def new_node(self, name: str, *, join: Sequence[Node] = (), **settings: Any) -> Node:
         """A node that will join; not started, and no part of ``nodes`` yet."""
         node = Node(self.root, name)
+        self._made.append(node)
         via = tuple(member.peer for member in (join or self.nodes.values()))
         self.configure(node, join=via, **settings)
         return node
@@ -249,10 +262,8 @@ class Cluster:
             node.wait()
 
     def clean_up(self) -> None:
-        for node in self.running:
-            node.signal(signal.SIGCONT)
-            node.signal(signal.SIGKILL)
-            node.wait()
+        for node in self._made:
+            node.clean_up()
 
     def client(self, *names: str, timeout_ms: int = 15_000) -> Client:
         addresses = [self.nodes[name].listen for name in names or self.nodes]
@@ -320,6 +331,6 @@ class Cluster:
         assert len(set(digests.values())) == 1, report
 
     def assert_clean_output(self) -> None:
-        for node in self.nodes.values():
+        for node in self._made:
             assert "Traceback" not in node.output, node.output
             assert "Exception" not in node.output, node.output

@@ -28,3 +28,15 @@ def make_cluster(tmp_path: Path) -> Iterator[MakeCluster]:
             cluster.clean_up()
     for cluster in made:
         cluster.assert_clean_output()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A healthy cluster of three for all tests of a module; they leave it healthy."""
+    cluster = Cluster(tmp_path_factory.mktemp("shared") / "cluster")
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.clean_up()
+    cluster.assert_clean_output()

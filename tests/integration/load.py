@@ -19,7 +19,7 @@ from cluster import Cluster, Node, eventually
 
 from paceline.errors import OutcomeUnknown, PacelineError
 
-__all__ = ["Load", "Readers", "make_tables"]
+__all__ = ["Filling", "Load", "Readers", "make_tables"]
 
 
 def make_tables(cluster: Cluster) -> None:
@@ -206,3 +206,39 @@ def _report(process: subprocess.Popen[str]) -> dict[str, Any]:
     output, _ = process.communicate(timeout=30)
     report: dict[str, Any] = json.loads(output)
     return report
+
+
+class Filling:
+    """One large transaction in the background: rows of 100 kB into ``big``."""
+
+    def __init__(self, cluster: Cluster, rows: int) -> None:
+        self._cluster = cluster
+        self._rows = rows
+        self._parts = int(cluster.leader.status()["counters"]["parts"])
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        sql = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            "INSERT INTO big (body) SELECT randomblob(100000) FROM n"
+        )
+        try:
+            with self._cluster.client(timeout_ms=60_000) as client:
+                client.execute([(sql, [self._rows])])
+        except PacelineError as error:
+            self._failed = error
+
+    def wait_for_parts(self) -> None:
+        """Until a part of it stands in the leader's log."""
+        eventually(
+            "a part is in the log",
+            lambda: self._cluster.leader.status()["counters"]["parts"] > self._parts,
+        )
+
+    def join(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        if self._failed is not None:
+            raise self._failed

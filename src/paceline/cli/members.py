@@ -127,7 +127,7 @@ def _row(member: dict[str, Any], own: NodeStatus | None, leading: bool) -> dict[
         "address": member.get("address"),
         "http": member.get("http"),
         "database": (source.get("database") or {}).get("path"),
-        "progress": member.get("progress"),
+        "progress": source.get("progress"),
     }
 
 

@@ -174,7 +174,7 @@ class Replica:
             return
         if self._ballot is not None and membership.settings.authority == "designated" and not force:
             # Nobody else campaigns: votes of this term are merely slow, and a new term would void them.
-            for voter in sorted(self.voters - self._ballot.granted):
+            for voter in sorted(self.voters - self._ballot.granted - {self.name}):
                 self._ask_for_vote(voter, self._ballot)
             return
         pre = membership.settings.authority == "auto" and not force
@@ -184,7 +184,8 @@ class Replica:
         self._become(Role.CANDIDATE)
         if not pre:
             self._save(HardState(term=Term(self.term + 1), voted_for=self.name, leader=self._state.leader))
-        self._ballot = Ballot(pre=pre, granted={self.name}, refused={})
+        # Its own vote counts like any other: when it is durable (see ``saved``).
+        self._ballot = Ballot(pre=pre, granted={self.name} if pre else set(), refused={})
         for voter in sorted(self.voters - {self.name}):
             self._ask_for_vote(voter, self._ballot, force=force)
         self._count(now_ms, force=force)
@@ -580,6 +581,13 @@ class Replica:
             self._advance()
         elif self.leader is not None and self._verified:
             self._report()
+
+    def saved(self, state: HardState, now_ms: int) -> None:
+        """This hard state is durable: with it the vote that a candidate gave to itself."""
+        ballot = self._ballot
+        if ballot and not ballot.pre and state.term == self.term and state.voted_for == self.name:
+            ballot.granted.add(self.name)
+            self._count(now_ms)
 
     def applied_to(self, index: Index) -> None:
         self.applied = index

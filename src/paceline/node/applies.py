@@ -59,6 +59,9 @@ class Applies:
             end = entries[-1].index
         else:
             end = self._transaction_end(entries[0].index)
+            if node.log.kind_at(end) is not EntryKind.TXN:
+                node.set_applied(Index(end - 1))  # void: the leader that wrote these parts did not end them
+                return self.start()
             source = chain(entries, self._rest(entries[-1].index, end))
         barrier = entries[-1] if entries[-1].kind is EntryKind.BARRIER else None
         node.run_state(

@@ -214,6 +214,7 @@ class Node:
         self._flushing = True
         held, self._in_flush = self._in_flush + self._held, []
         self._held = []
+        hard_state = self.replica.hard_state
 
         def done(_: Position) -> None:
             self._flushing = False
@@ -225,10 +226,11 @@ class Node:
             for messages in held:
                 for to, message in messages:
                     self.ports.send(to, message)
-            self.replica.durable_to(
-                self.log.durable, self.ports.now_ms()
-            )  # a truncation may have overtaken the flush
+            now_ms = self.ports.now_ms()
+            self.replica.saved(hard_state, now_ms)
+            self.replica.durable_to(self.log.durable, now_ms)  # a truncation may have overtaken the flush
             self.ports.made_room()
+            self._keep_membership()
             self.drain()
             if not self.state_busy:
                 self.pump()
@@ -449,8 +451,7 @@ class Node:
         self.quarantined = None
         self.replica.health = "ok"
         self.replica.installed(base, membership, durable=self.log.durable.index)
-        self.applied = base.index
-        self.set_applied(self.idle_end())
+        self.set_applied(base.index)
         self.ports.event("installed", position=str(base))
         self.drain()
         self.pump()

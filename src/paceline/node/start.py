@@ -29,7 +29,7 @@ from paceline.log.journal import Log
 from paceline.log.vote import VoteFile
 from paceline.node.anchors import Anchor, load_anchor, pack, save_anchor
 from paceline.node.identity import Identity
-from paceline.node.locate import end_of, idle_end
+from paceline.node.locate import end_of
 from paceline.node.node import Node, NodeSettings
 from paceline.node.ports import Ports
 
@@ -221,7 +221,7 @@ class _Recovery:
             return self.log.base.index, f"quarantined: {error.message}"
         if end is None:
             return self.log.base.index, "quarantined: the database is not a state of this node's log"
-        return idle_end(self.log, end), None
+        return end, None
 
     def _last_transaction(self) -> Index:
         """Index of the last entry that touches the database: only behind it can a surplus stand."""
@@ -239,7 +239,10 @@ class _Recovery:
         if not surplus:
             return database
         self._keep(surplus)
-        return self.engine.undo(reversed(surplus))
+        database = self.engine.undo(reversed(surplus))
+        # Durable before the log goes on: later marks would not show the surplus any more if it came back.
+        self.engine.checkpoint(force=True)
+        return database
 
     def _keep(self, surplus: list[Entry]) -> None:
         self.custody.keep(

@@ -42,6 +42,8 @@ class Host(Protocol):
 
     def refused(self, name: NodeId, error: PacelineError, *, fatal: bool) -> None: ...
 
+    def fatal(self, error: BaseException) -> None: ...
+
     async def serve_snapshot(
         self, hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None: ...
@@ -233,9 +235,12 @@ class Peers:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         except PacelineError as error:
-            with contextlib.suppress(OSError):
-                send_frame(writer, refusal(error, name=self._own))
-                await writer.drain()
+            if not writer.transport.is_closing():
+                with contextlib.suppress(OSError):
+                    send_frame(writer, refusal(error, name=self._own))
+                    await writer.drain()
+        except Exception as error:
+            self._host.fatal(error)  # an error of the program: what the message should have done is half done
         finally:
             del self._calls[task]
             writer.close()

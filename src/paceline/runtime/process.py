@@ -70,8 +70,6 @@ class NodeProcess:
         self.waiting_for: str | None = "starting"
         self._ticker: asyncio.Task[None] | None = None
         self._refusals: dict[NodeId, str] = {}
-        self.transfers: dict[str, dict[str, int]] = {}
-        """Progress of snapshots that followers fetch, as they report it."""
 
     # -- start and stop -----------------------------------------------------------------
 

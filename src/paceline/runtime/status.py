@@ -55,6 +55,7 @@ class StatusReport:
             "uptime_s": round(time.monotonic() - self._started, 1),
             "health": self._health(),
             "ready": self._ready(),
+            "progress": self._progress(),
             "members": self._members(position),
             "log": {
                 "first": node.log.first_index,
@@ -142,7 +143,6 @@ class StatusReport:
 
     def _own_row(self, own: Position | None) -> dict[str, Any]:
         node = self._process.node
-        progress = self._process.fetcher.progress
         return {
             "reachable": True,
             "durable": node.replica.durable,
@@ -151,9 +151,17 @@ class StatusReport:
             "lag_entries": max(0, node.replica.commit - node.applied),
             "lag_ms": 0,
             "health": self._health(),
-            "progress": None
-            if progress is None
-            else {"units_done": progress.units_done, "units_total": progress.units_total},
+        }
+
+    def _progress(self) -> dict[str, int] | None:
+        """Of the snapshot that this node fetches."""
+        progress = self._process.fetcher.progress
+        if progress is None:
+            return None
+        return {
+            "units_done": progress.units_done,
+            "units_total": progress.units_total,
+            "bytes_per_second": round(progress.bytes_per_second),
         }
 
     def _follower_row(self, progress: Progress) -> dict[str, Any]:
@@ -169,7 +177,6 @@ class StatusReport:
             "lag_ms": self._lag_ms(progress),
             "health": progress.health,
             "sending": progress.state.value,
-            "progress": self._process.transfers.get(str(progress.name)),
         }
 
     def _lag_ms(self, progress: Progress) -> int:

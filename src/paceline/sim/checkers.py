@@ -7,6 +7,7 @@ which chain was committed at which index, what was acknowledged to whom).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,13 +138,18 @@ class Facts:
         assert entry is not None
         holders = self._holders(process, entry)
         voters = [name for name in sorted(membership.voters) if name in holders]
-        enough = len(voters) >= majority(len(membership.voters)) and process.name in holders
+        enough = len(voters) >= majority(len(membership.voters))
+        enough = enough and (process.name in holders or membership.settings.authority == "auto")
         self.judge(
             "commit_is_durable",
             enough,
             f"{position.short} committed by {process.name}, durable only on {sorted(holders)}",
         )
-        assert position.index == len(self.committed)
+        self.judge(
+            "commit_has_no_gap",
+            position.index == len(self.committed),
+            f"{process.name} commits {position.short}, {len(self.committed) - 1} was the last",
+        )
         self.committed.append(position)
         if entry.kind is EntryKind.TXN:
             self.last_transaction.append(position.index)
@@ -216,11 +222,14 @@ class Facts:
         self._check_term(process, node.replica.term)
         seen.term = node.replica.term
         log = node.log
-        last = min(log.last.index, len(self.committed) - 1)
-        for number in range(log.base.index + 1, last + 1):
+        for number in range(log.base.index + 1, log.last.index + 1):
             position = log.position_at(Index(number))
             assert position is not None
             self._chain(process, position)
+
+    def check_staged(self, process: Process, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._chain(process, entry.position)
 
     def died(self, process: Process) -> None:
         """Called before its disk loses anything."""
@@ -308,7 +317,9 @@ class Facts:
 
     def check_event(self, process: Process, kind: str, details: dict[str, Any]) -> None:
         if kind == "quarantined":
-            self.judge("no_needless_quarantine", False, f"{process.name}: {details}")
+            # A deposed leader of authority ``auto`` has executed what was never committed.
+            deposed = process.cluster.options.authority == "auto" and "history does not have" in details["reason"]
+            self.judge("no_needless_quarantine", deposed, f"{process.name}: {details}")
         elif kind == "rebased":
             self.judge("no_needless_rebase", False, f"{process.name}: {details}")
 
@@ -333,19 +344,20 @@ class Facts:
             )
         self.acknowledged.append(Acknowledged(position, level, value))
 
-    def check_survived(self, final: Position, crashed_leader: bool) -> None:
-        """At the end: every promise was kept."""
+    def check_survived(self, authority: str) -> None:
+        """At the end: every promise was kept.
+
+        ``designated``: the leader's disk is never destroyed, so what it had synced stays.  ``auto``: a majority's
+        word stays.  ``async`` promises nothing beyond the leader's next crash.
+        """
+        lasting = {Level.QUORUM, Level.ALL} if authority == "auto" else set(Level) - {Level.ASYNC}
         for ack in self.acknowledged:
-            survives = ack.position.index < len(self.committed) and (
-                self.committed[ack.position.index] == ack.position
-            )
-            if parse_durability(ack.level).level is Level.ASYNC and crashed_leader:
-                continue
-            self.judge(
-                "acknowledged_survives",
-                survives,
-                f"{ack.value} was acknowledged as '{ack.level}' at {ack.position.short}, it is gone",
-            )
+            if parse_durability(ack.level).level in lasting:
+                self.judge(
+                    "acknowledged_survives",
+                    self._is_committed(ack.position),
+                    f"{ack.value} was acknowledged as '{ack.level}' at {ack.position.short}, it is gone",
+                )
 
 
 def promised(level: str, holders: set[str], leader: str, membership: Membership) -> bool:
@@ -363,7 +375,8 @@ def promised(level: str, holders: set[str], leader: str, membership: Membership)
             return leader in holders and len(others & set(durability.names)) >= durability.count
         case Level.QUORUM:
             voters = {str(name) for name in membership.voters}
-            return leader in holders and len(holders & voters) >= majority(len(voters))
+            own = leader in holders or membership.settings.authority == "auto"
+            return own and len(holders & voters) >= majority(len(voters))
         case Level.ALL:
             return holders >= {str(name) for name in membership.voters}
 

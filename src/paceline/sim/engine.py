@@ -149,8 +149,9 @@ class MemoryEngine:
         file = self._files.open(self.path)
         data = file.pread(file.size(), 0)
         file.close()
-        if not data:
-            return 0, State()
+        return self._unpack_image(data) if data else (0, State())
+
+    def _unpack_image(self, data: bytes) -> tuple[int, State]:
         size, crc = _FRAME.unpack_from(data)
         body = data[_FRAME.size : _FRAME.size + size]
         if len(body) != size or google_crc32c.value(body) != crc:
@@ -390,11 +391,7 @@ class MemoryEngine:
         image = dict(enumerate(here.read(1, here.unit_count), 1))
         image.update(units)
         data = b"".join(image[number] for number in range(1, unit_count + 1))
-        size, crc = _FRAME.unpack_from(data)
-        body = data[_FRAME.size : _FRAME.size + size]
-        if google_crc32c.value(body) != crc:
-            raise Corruption("the installed units are not an image")
-        self.state = _image_decoder.decode(body).state
+        self.state = self._unpack_image(data)[1] if data else State()
         return self.position()
 
     def query(

@@ -194,6 +194,8 @@ class Faults:
         self.cluster.world.at(self._rng.randint(50_000, 800_000), lambda: self._writes("on"))
 
     def _writes(self, value: str) -> None:
+        if value == "stopped" and not self.active:
+            return
         leader = self.cluster.leader
         if leader is None or leader.life is None:
             if value == "on" and not self.active:

@@ -7,8 +7,9 @@ write must have finished, every node must have caught up, and all databases be e
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from paceline.sim.cluster import Cluster
@@ -17,7 +18,7 @@ from paceline.sim.options import Options, draw_options
 from paceline.sim.workload import Workload
 from paceline.sim.world import Violation, World
 
-__all__ = ["Result", "run", "simulate"]
+__all__ = ["Result", "options_of", "run", "simulate"]
 
 
 @dataclass(slots=True)
@@ -37,9 +38,9 @@ class Result:
 
 
 class _Run:
-    def __init__(self, seed: int, options: Options | None, engine: str | None) -> None:
+    def __init__(self, seed: int, engine: str, authority: str) -> None:
         self.world = World(seed)
-        self.options = options or draw_options(self.world.rng("options"), engine=engine)
+        self.options = options_of(seed, engine=engine, authority=authority)
         self.cluster = Cluster(self.world, self.options)
         self.workload = Workload(self.cluster)
         self.faults = Faults(self.cluster)
@@ -88,7 +89,7 @@ class _Run:
         for process in self.cluster.processes.values():
             if process.up:
                 facts.check_state(process)
-        facts.check_survived(leader.node.replica.last, crashed_leader=True)
+        facts.check_survived(self.options.authority)
         self.workload.check_nothing_lost()
 
     def close(self) -> None:
@@ -96,9 +97,14 @@ class _Run:
             process.kill()
 
 
-def simulate(seed: int, *, options: Options | None = None, engine: str | None = None) -> Result:
-    """Run one seed to its end or to the first violation.  ``options``: instead of those drawn from the seed."""
-    run = _Run(seed, options, engine)
+def options_of(seed: int, *, engine: str = "memory", authority: str = "designated") -> Options:
+    """What this seed is about."""
+    return draw_options(World(seed).rng("options"), engine=engine, authority=authority)
+
+
+def simulate(seed: int, *, engine: str = "memory", authority: str = "designated") -> Result:
+    """Run one seed to its end or to the first violation."""
+    run = _Run(seed, engine, authority)
     violation: Violation | None = None
     try:
         run.perform()
@@ -124,17 +130,38 @@ def simulate(seed: int, *, options: Options | None = None, engine: str | None = 
     )
 
 
-def run(seeds: Iterable[int], *, minutes: float | None = None) -> int:
-    """Run seeds one after the other; the exit code is 1 when an invariant breaks."""
+def run(seeds: Iterable[int], *, minutes: float | None = None, jobs: int = 1) -> int:
+    """Run seeds and report each; stops at the first violation.  Returns the exit code: 1 when an invariant broke."""
     end = None if minutes is None else time.monotonic() + minutes * 60
+    if jobs > 1:
+        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+            return _report(pool.imap(simulate, _until(seeds, end)))
+    return _report(_announced(_until(seeds, end)))
+
+
+def _until(seeds: Iterable[int], end: float | None) -> Iterator[int]:
     for seed in seeds:
         if end is not None and time.monotonic() > end:
-            break
-        result = simulate(seed)
-        print(f"seed {seed}")
-        print("\n".join(result.options.lines()))
-        print(f"  {result.steps} steps, {result.simulated_ms} ms, {result.committed} committed, {result.digest}")
+            return
+        yield seed
+
+
+def _announced(seeds: Iterable[int]) -> Iterator[Result]:
+    """The options stand on the terminal before the run: also of one that hangs."""
+    for seed in seeds:
+        print("\n".join([f"seed {seed}", *options_of(seed).lines()]), flush=True)
+        yield simulate(seed)
+
+
+def _report(results: Iterable[Result]) -> int:
+    for result in results:
+        print(
+            f"seed {result.seed}: {result.steps} steps, {result.simulated_ms} ms simulated, "
+            f"{result.committed} entries committed, trace {result.digest}",
+            flush=True,
+        )
         if result.violation is not None:
-            print("\n".join(result.tail))
+            print("\n".join(["  ...", *result.tail]))
+            print(f"broken: {result.violation}\nreplay: paceline sim --seed {result.seed}")
             return 1
     return 0

@@ -35,6 +35,8 @@ FAULTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
+    authority: str
+    """``designated`` or ``auto`` (see ``core/membership.py``)."""
     nodes: int
     clients: int
     engine: str
@@ -62,7 +64,9 @@ class Options:
         return [f"  {field.name}: {getattr(self, field.name)}" for field in fields(self)]
 
 
-def draw_options(rng: random.Random, *, engine: str | None = None) -> Options:
+def draw_options(
+    rng: random.Random, *, engine: str = "memory", authority: str = "designated"
+) -> Options:
     nodes = rng.choices((1, 2, 3, 4, 5), weights=(1, 1, 8, 1, 3))[0]
     election_ms = rng.choice((200, 500, 1000))
     levels = ["async", "local", "quorum", "all"]
@@ -70,10 +74,11 @@ def draw_options(rng: random.Random, *, engine: str | None = None) -> Options:
     if nodes >= 3:
         levels.append("first 1 (n2, n3)")
     return Options(
+        authority=authority,
         nodes=nodes,
         clients=rng.randint(1, 6),
-        engine=engine or "memory",
-        safety_ms=rng.choice((2_000, 4_000, 8_000)),
+        engine=engine,
+        safety_ms=rng.choice((2_000, 4_000, 8_000, 12_000)),
         liveness_ms=30_000,
         fault_every_ms=rng.choice((100, 300, 800, 2_000)),
         faults=tuple(fault for fault in FAULTS if rng.random() < 0.4),
@@ -81,7 +86,7 @@ def draw_options(rng: random.Random, *, engine: str | None = None) -> Options:
         network=NetworkOptions(
             delay_us=rng.choice(((50, 300), (200, 2_000), (1_000, 30_000))),
             redial_us=rng.choice(((1_000, 20_000), (50_000, 500_000))),
-            chaos=rng.random() < 0.15,
+            chaos=rng.random() < 0.25,
         ),
         latencies=Latencies(
             sync_us=rng.choice(((100, 500), (500, 5_000), (1_000, 60_000))),
@@ -93,10 +98,10 @@ def draw_options(rng: random.Random, *, engine: str | None = None) -> Options:
         node_settings=NodeSettings(
             apply_interval_ms=rng.choice((0, 8, 50)),
             checkpoint_retry_ms=100,
-            retention_bytes=rng.choice((0, 20_000, 10_000_000)),
-            retention_seconds=rng.choice((1, 3_600)),
+            retention_bytes=rng.choice((0, 0, 20_000, 10_000_000)),
+            retention_seconds=rng.choice((0, 1, 3_600)),
         ),
-        segment_bytes=rng.choice((2_048, 8_192, 1_048_576)),
+        segment_bytes=rng.choice((1_024, 2_048, 8_192, 1_048_576)),
         part_bytes=rng.choice((300, 100_000)),
         checkpoint_commits=rng.choice((3, 20, 100)),
         tick_us=rng.choice((20_000, 50_000)),

@@ -173,7 +173,11 @@ class Process:
             cluster=self.cluster.cluster_id,
             cluster_name="sim",
             members=(self.member(voter=True),),
-            settings=Settings(authority="designated", leader=self.name, durability="quorum"),
+            settings=Settings(
+                authority=options.authority,
+                leader=self.name if options.authority == "designated" else None,
+                durability="quorum",
+            ),
             forming=tuple(founders),
         )
         self._create(identity, membership, options.segment_bytes)

@@ -1,13 +1,15 @@
 """Where the checkers are hooked in: every event, and the transitions that matter.
 
-It only looks.  Wrappers around ``log.truncate`` and ``log.reset`` of a process note what is
-about to be removed and call the original.
+It only looks.  Wrappers around a log's ``stage``, ``truncate``, ``reset`` and ``drop_before`` look at what is
+about to happen and call the original.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from paceline.core.entry import Entry
 from paceline.core.messages import AppendResponse, Message, VoteResponse
 from paceline.ids import Index, NodeId, Position
 from paceline.sim.checkers import Facts
@@ -38,7 +40,7 @@ class Watch:
 
     def opened(self, process: Process) -> None:
         log = process.node.log
-        truncate, reset = log.truncate, log.reset
+        truncate, reset, drop_before, stage = log.truncate, log.reset, log.drop_before, log.stage
 
         def watched_truncate(after: Index) -> None:
             self.facts.check_removal(process, after)
@@ -48,6 +50,16 @@ class Watch:
             self.facts.check_reset(process, base)
             reset(base)
 
+        def watched_drop(index: Index) -> None:
+            self.facts.check_step(process)  # what goes may just have been committed
+            drop_before(index)
+
+        def watched_stage(entries: Sequence[Entry], locals: Sequence[bytes] = ()) -> None:
+            self.facts.check_staged(process, entries)
+            stage(entries, locals)
+
+        log.stage = watched_stage  # type: ignore[method-assign]
+        log.drop_before = watched_drop  # type: ignore[method-assign]
         log.truncate = watched_truncate  # type: ignore[method-assign]
         log.reset = watched_reset  # type: ignore[method-assign]
         self.facts.opened(process)

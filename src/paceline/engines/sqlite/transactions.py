@@ -1,9 +1,10 @@
 """From log entries to page deltas, in both directions.
 
 Only TXN and TXN_PART touch the database.  Parts count when the TXN of the same
-term follows them without a gap; any other entry voids them.  Parts stay encoded
-until their TXN is there, so an unfinished transaction costs no more memory
-than its records, and is never looked into.
+term follows them without a gap; any other entry voids them.  So parts wait, encoded,
+until their TXN is there.  A transaction too large to wait in memory is handed out as it
+comes: whoever gives its entries has seen that its TXN follows (the log knows all
+kinds); should it not, the error ends the apply before anything was published.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from paceline.core.entry import Entry, EntryKind
 from paceline.engines.sqlite.formats.page import PageDelta, decode
 from paceline.errors import BadEntry
 from paceline.ids import Index
+from paceline.limits import APPLY_BYTES_MAX
 
 __all__ = ["Forward", "backward"]
+
+_KINDS = (EntryKind.TXN, EntryKind.TXN_PART)
 
 
 class Forward:
@@ -30,18 +34,28 @@ class Forward:
 
     def __iter__(self) -> Iterator[PageDelta]:
         parts: list[Entry] = []
+        held_bytes, streamed = 0, None
         for entry in self._entries:
-            if entry.kind not in (EntryKind.TXN, EntryKind.TXN_PART):
-                parts.clear()
+            if streamed is not None:
+                if entry.kind not in _KINDS or not _continues(streamed, entry):
+                    raise BadEntry(f"the transaction at entry {self.first_index} has no end")
+                yield _decode(entry)
+                streamed = entry if entry.kind is EntryKind.TXN_PART else None
                 continue
-            if parts and not _continues(parts[-1], entry):
+            if entry.kind not in _KINDS or (parts and not _continues(parts[-1], entry)):
                 parts.clear()
+                held_bytes = 0
+            if entry.kind not in _KINDS:
+                continue
             parts.append(entry)
-            if entry.kind is EntryKind.TXN:
+            held_bytes += len(entry.body)
+            if entry.kind is EntryKind.TXN or held_bytes > APPLY_BYTES_MAX:
                 self.first_index = parts[0].index
                 yield from map(_decode, parts)
+                streamed = entry if entry.kind is EntryKind.TXN_PART else None
                 parts.clear()
-        assert not parts, "entries to apply end at a transaction's end"
+                held_bytes = 0
+        assert not parts and streamed is None, "entries to apply end at a transaction's end"
 
 
 def backward(entries: Iterable[Entry]) -> Iterator[PageDelta]:

@@ -1,0 +1,219 @@
+"""Damaged and missing files: noticed, named with what to do, and healed from the others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, Node, eventually, free_ports
+from conftest import MakeCluster
+from load import Load, make_tables
+
+SEGMENT_HEADER_BYTES = 96
+
+
+@pytest.fixture
+def cluster(make_cluster: MakeCluster) -> Cluster:
+    """Two followers down for surgery, with some log and rows of their own."""
+    cluster = make_cluster()
+    cluster.start()
+    with cluster.leader.client() as client:
+        client.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)")
+        for number in range(40):
+            client.execute([("INSERT INTO t (body) VALUES (?)", [f"row {number} " + "x" * 500])])
+        client.execute("SELECT 1", durability="all")
+    cluster.wait_level()
+    return cluster
+
+
+def segment(node: Node) -> Path:
+    return min((node.data / "log").glob("*.seg"))
+
+
+def flip(path: Path, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 0xFF]))
+
+
+@pytest.mark.parametrize("name", ["n1", "n2"])
+def test_damaged_log_is_refused_with_file_place_and_remedy(cluster: Cluster, name: str) -> None:
+    node = cluster[name]
+    node.stop()
+    path = segment(node)
+    offset = SEGMENT_HEADER_BYTES + (path.stat().st_size - SEGMENT_HEADER_BYTES) // 2
+    flip(path, offset)
+    said = node.fails_to_start()
+    assert path.name in said and "offset" in said and "hint: " in said, said
+    if node is cluster.leader:
+        flip(path, offset)
+    else:
+        assert "move" in said and "join" in said, said
+        node.data.rename(node.data.with_name("damaged"))
+    node.start()
+    cluster.wait_ready()
+    with cluster.client() as client:
+        client.execute("INSERT INTO t (body) VALUES ('afterwards')", durability="all")
+    cluster.assert_equal()
+
+
+def test_torn_end_of_a_followers_log_is_cut_and_fetched_again(cluster: Cluster) -> None:
+    node = cluster["n2"]
+    node.kill()
+    path = segment(node)
+    os.truncate(path, path.stat().st_size - 7)
+    with cluster.leader.client() as client:
+        client.execute("INSERT INTO t (body) VALUES ('meanwhile')")
+    node.start()
+    cluster.wait_ready()
+    assert "log-repaired" in node.output
+    cluster.assert_equal()
+
+
+@pytest.mark.parametrize("name", ["n1", "n2"])
+@pytest.mark.parametrize("damage", ["missing", "zeros"])
+def test_lost_vote_file_is_refused_with_a_remedy(cluster: Cluster, name: str, damage: str) -> None:
+    node = cluster[name]
+    node.stop()
+    vote = node.data / "vote"
+    kept = vote.read_bytes()
+    if damage == "missing":
+        vote.unlink()
+    else:
+        vote.write_bytes(bytes(len(kept)))
+    said = node.fails_to_start()
+    assert str(vote) in said and "hint: " in said and "join" in said, said
+    vote.write_bytes(kept)
+    node.start()
+    cluster.wait_ready()
+    cluster.assert_equal()
+
+
+@pytest.mark.parametrize("name", ["node.json", "anchor"])
+def test_unreadable_small_files_are_refused_with_a_remedy(cluster: Cluster, name: str) -> None:
+    node = cluster["n2"]
+    node.stop()
+    path = node.data / name
+    kept = path.read_bytes()
+    path.write_bytes(b"\x00garbage\xff")
+    said = node.fails_to_start()
+    assert str(path) in said and "hint: " in said, said
+    path.write_bytes(kept)
+    node.start()
+    cluster.wait_ready()
+    cluster.assert_equal()
+
+
+def damage_page_of(node: Node, text: bytes) -> None:
+    """Flip a byte of a row, in the database file of a node that is down."""
+    content = node.database.read_bytes()
+    place = content.index(text)
+    flip(node.database, place)
+
+
+def test_damaged_page_of_a_follower_is_seen_by_verify_and_healed_by_the_next_change(cluster: Cluster) -> None:
+    node = cluster["n2"]
+    node.stop()
+    damage_page_of(node, b"row 7 xxx")
+    node.start()
+    cluster.wait_ready()
+    report = {found["name"]: found["digest"] for found in cluster.verify()["nodes"]}
+    assert report["n1"] == report["n3"] != report["n2"]
+    with cluster.leader.client() as client:
+        client.execute("UPDATE t SET body = body || '!' WHERE body LIKE 'row 7 %'")
+    eventually("n2 has noticed", lambda: "quarantined" in node.output)
+    cluster.wait_ready()
+    assert node.query("SELECT count(*) FROM t WHERE body LIKE 'row 7 %!'") == [[1]]
+    cluster.assert_equal()
+
+
+def test_destroyed_database_of_a_follower_is_fetched_again(cluster: Cluster) -> None:
+    node = cluster["n2"]
+    node.stop()
+    node.database.write_bytes(os.urandom(20_000))
+    node.start()
+    cluster.wait_ready()
+    cluster.assert_equal()
+
+
+def test_missing_database_of_a_follower_is_fetched_again(cluster: Cluster) -> None:
+    node = cluster["n2"]
+    node.stop()
+    shutil.rmtree(node.database.parent)
+    node.start()
+    cluster.wait_ready()
+    cluster.assert_equal()
+
+
+def test_node_killed_while_it_fetches_the_database_goes_on(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(snapshot_rate_bytes_per_second=6_000_000)
+    cluster.start()
+    make_tables(cluster)
+    with cluster.leader.client() as client:
+        client.execute(
+            [
+                "CREATE TABLE big (body BLOB)",
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120) "
+                "INSERT INTO big SELECT randomblob(100000) FROM n",
+            ],
+            durability="all",
+        )
+    node = cluster["n2"]
+    node.kill()
+    shutil.rmtree(node.database.parent)
+    with Load(cluster, writers=2) as load:
+        for share in (20, 60):
+            node.start()
+            eventually(f"{share} % has arrived", lambda: progress(node) > share)  # noqa: B023
+            node.kill()
+        node.start()
+        eventually("the database is there", lambda: "installed {" in node.output)
+        load.more(5)
+    load.assert_kept()
+
+
+def progress(node: Node) -> float:
+    own = next((m for m in node.status()["members"] if m["name"] == node.name), None)
+    if not own or not own["progress"] or not own["progress"]["units_total"]:
+        return 0
+    return float(100 * own["progress"]["units_done"] / own["progress"]["units_total"])
+
+
+def up(tmp_path: Path, file: Path) -> str:
+    """``paceline up FILE``, which must refuse; returns what it says."""
+    command = [sys.executable, "-m", "paceline", "up", str(file), "--detach"]
+    command += ["--dir", str(tmp_path / "made"), "--port", str(free_ports(1)[0])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode in (1, 2), done
+    assert "Traceback" not in done.stderr and done.stderr.startswith("paceline: "), done.stderr
+    assert not (tmp_path / "made" / "cluster.json").exists()
+    return done.stderr
+
+
+def test_up_refuses_files_that_are_no_sound_database(tmp_path: Path) -> None:
+    encrypted = tmp_path / "encrypted.db"
+    encrypted.write_bytes(os.urandom(1 << 16))
+    assert str(encrypted) in up(tmp_path, encrypted)
+
+    corrupt = tmp_path / "corrupt.db"
+    with sqlite3.connect(corrupt) as connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)")
+        connection.executemany("INSERT INTO t (body) VALUES (?)", [("x" * 900,)] * 500)
+    connection.close()
+    with open(corrupt, "r+b") as file:
+        file.seek(4096 * 10)
+        file.write(os.urandom(4096 * 5))
+    before = corrupt.read_bytes()
+    said = up(tmp_path, corrupt)
+    assert str(corrupt) in said and "hint: " in said
+    assert corrupt.read_bytes() == before
+
+    assert "is a directory" in up(tmp_path, tmp_path)
+    assert "no such file" in up(tmp_path, tmp_path / "missing.db")

@@ -330,6 +330,10 @@ class Cluster:
         assert set(digests) >= set(self.nodes), report
         assert len(set(digests.values())) == 1, report
 
+    def print_output(self) -> None:
+        for node in self._made:
+            print(f"-- {node.output_path}", *node.output.splitlines()[-25:], sep="\n")
+
     def assert_clean_output(self) -> None:
         for node in self._made:
             assert "Traceback" not in node.output, node.output

@@ -26,6 +26,7 @@ def make_cluster(tmp_path: Path) -> Iterator[MakeCluster]:
     finally:
         for cluster in made:
             cluster.clean_up()
+            cluster.print_output()  # pytest shows it when the test fails
     for cluster in made:
         cluster.assert_clean_output()
 

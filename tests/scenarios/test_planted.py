@@ -9,7 +9,13 @@ from paceline.sim.planted import PLANTED, planted
 
 # Cannot show while only one configured node may lead; needs elections (authority ``auto``).
 NEEDS_ELECTIONS = {"commits-older-terms"}
-RARE = {"snapshot-without-position", "reports-whole-log", "verified-not-reset", "vote-forgotten", "checkpoint-too-early"}
+RARE = {
+    "snapshot-without-position",
+    "reports-whole-log",
+    "verified-not-reset",
+    "vote-forgotten",
+    "checkpoint-too-early",
+}
 
 
 def first_violation(name: str, seeds: int) -> str | None:

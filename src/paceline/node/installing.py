@@ -80,7 +80,7 @@ class InstallActions:
         log, end = self._log, plan.end
         if self._on_loop(lambda: log.position_at(end.index)) != end:
             self._on_loop(lambda: log.reset(end))
-            self._flush()
+        self._flush()  # in any case: behind it no earlier save of the anchor is under way
 
     def write_config(self, plan: Plan) -> None:
         membership = Membership.decode(plan.config)

@@ -102,6 +102,7 @@ class Node:
         self._in_flush: list[list[tuple[NodeId, Message]]] = []
         self._hard_unsynced = 0
         self._announcing = False
+        self._pumping = False
         self._checkpoint_not_before_ms = 0
         replica.applied_to(applied)
         replica.health = quarantined or "ok"
@@ -141,8 +142,6 @@ class Node:
             return
         self.replica.receive(sender, message, self.ports.now_ms())
         self.drain()
-        if not self.state_busy:
-            self.pump()
 
     def tick(self) -> None:
         if self.installing or self.stopping:
@@ -197,6 +196,8 @@ class Node:
             self._committed()
         if batch.progress_changed and self.leads_or_will:
             self.acks.settle(self.replica, self.ports.now_ms())
+        if batch.commit is not None or batch.role is not None or len(self.writes):
+            self.pump_soon()
         if batch.snapshot_from is not None:
             self.ports.fetch_snapshot(batch.snapshot_from)
 
@@ -297,7 +298,7 @@ class Node:
         """
         found = self.replica.history.at(min(self.replica.commit, self.log.durable.index))
         held = self.anchor.memberships[-1][0] if self.anchor.memberships else 0
-        if found is not None and found[0] > held:
+        if found is not None and found[0] > held and not self.installing:
             self._save_anchor(msgspec.structs.replace(self.anchor, memberships=(found,)))
 
     def _save_anchor(self, anchor: Anchor) -> None:
@@ -338,6 +339,16 @@ class Node:
     def on_state(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
         """Queue ``work`` for the state lane, ahead of groups and applies."""
         self._tasks.append((work, done))
+        self.pump()
+
+    def pump_soon(self) -> None:
+        """Look for the state lane's next work once everything that has arrived by now is digested."""
+        if not self._pumping and not self.state_busy:
+            self._pumping = True
+            self.ports.soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
         self.pump()
 
     def pump(self) -> None:

@@ -52,7 +52,6 @@ class Writes:
         self._facts: tuple[Membership | None, bool, DiskFull | None] | None = None
         self._closed: PacelineError | None = None
         self._levels: dict[str, str | PacelineError] = {}
-        self._pumping = False
         self._gathering = False
         self._gathered = False
         self._quick = QuickGroups()
@@ -71,13 +70,7 @@ class Writes:
             done(refused)
             return
         self._queue.append(_Queued(request, done, self._node.ports.now_ms() + timeout_ms))
-        if not self._pumping and not self._node.state_busy:
-            self._pumping = True
-            self._node.ports.soon(self._pump)
-
-    def _pump(self) -> None:
-        self._pumping = False
-        self._node.pump()
+        self._node.pump_soon()
 
     def _refusal(self, request: WriteRequest) -> PacelineError | None:
         """Why the request is not taken, or None.  What all requests share is judged once per change of it."""

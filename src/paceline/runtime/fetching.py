@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from paceline.core.membership import Membership
 from paceline.engines.base import Pin
-from paceline.errors import PacelineError
+from paceline.errors import Corruption, PacelineError
 from paceline.ids import NodeId
 from paceline.node.installing import InstallActions
 from paceline.node.ports import Lane
@@ -92,7 +93,11 @@ class Fetcher:
         future: asyncio.Future[Pin | None] = asyncio.get_running_loop().create_future()
 
         def work() -> Pin | None:
-            pin = node.engine.pin()
+            try:
+                pin = node.engine.pin()
+            except Corruption:
+                self._set_aside()
+                return None
             if pin.unit_count == 0:
                 pin.close()
                 return None
@@ -100,6 +105,17 @@ class Fetcher:
 
         node.on_state(work, future.set_result)
         return await future
+
+    def _set_aside(self) -> None:
+        """Nothing of the database can be read: keep its file for whoever wants to look, and fetch all."""
+        files, layout = self._process.node.files, self._process.layout
+        self._process.node.engine.close()
+        for name in files.listdir(layout.database_directory):
+            path = os.path.join(layout.database_directory, name)
+            if path == layout.database:
+                files.rename(path, path + ".damaged")
+            elif not name.endswith(".damaged"):
+                files.unlink(path)  # of use only beside the database
 
     def _report(self, progress: Progress) -> None:
         self.progress = progress

@@ -239,8 +239,6 @@ class Peers:
                 with contextlib.suppress(OSError):
                     send_frame(writer, refusal(error, name=self._own))
                     await writer.drain()
-        except Exception as error:
-            self._host.fatal(error)  # an error of the program: what the message should have done is half done
         finally:
             del self._calls[task]
             writer.close()
@@ -270,7 +268,12 @@ class Peers:
         if found := self._links.get(sender):
             found[0].called()
         self._host.connected(sender)  # what it answered before this connection was there is lost
-        await line.over
+        try:
+            await line.over
+        except PacelineError:
+            raise
+        except Exception as error:
+            self._host.fatal(error)  # an error of the program: what the message should have done is half done
 
 
 Opener = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]

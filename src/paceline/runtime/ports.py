@@ -39,7 +39,7 @@ class Outside(Protocol):
 
 class RealPorts:
     def __init__(self, outside: Outside, loop: asyncio.AbstractEventLoop) -> None:
-        self.random: Random = random.SystemRandom()
+        self.random: Random = random.Random()  # seeded by the system; draws only timeouts
         self._outside = outside
         self._loop = loop
         self._thread = threading.get_ident()

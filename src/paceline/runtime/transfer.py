@@ -149,6 +149,8 @@ class _Link:
             part = frame[start : start + size]
             if bucket and (wait := bucket.spend(len(part), clock())):
                 await asyncio.sleep(wait)
+            if self._writer.transport.is_closing():
+                raise Unavailable("the other side ended the snapshot transfer")
             self._writer.write(part)
             async with _moving():
                 await self._writer.drain()

@@ -22,6 +22,8 @@ from paceline.limits import (
 __all__ = ["check_args", "check_sql", "check_timeout", "write_request"]
 
 _KINDS: Final = frozenset({type(None), int, float, str, bytes})
+_SQL_SURELY_FITS: Final = SQL_BYTES_MAX // 4
+"""A text of n characters has at most 4n bytes; only longer ones are measured exactly."""
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**63 - 1
 
@@ -43,16 +45,22 @@ def write_request(
             hint="split the request, or use INSERT ... SELECT",
         )
     for place, (sql, args) in enumerate(statements):
-        check_sql(sql, place)
+        if len(sql) > _SQL_SURELY_FITS:
+            check_sql(sql, place)
         if args:
             check_args(args, place)
-    return WriteRequest(list(statements), durability or "", request_id, None, client)
+    return WriteRequest(
+        list(statements) if type(statements) is not list else statements,
+        durability or "",
+        request_id,
+        None,
+        client,
+    )
 
 
 def check_sql(sql: str, place: int | None = None) -> None:
     """Raises ``TooLarge``."""
-    # A text of n characters has at most 4n bytes; only long ones are measured exactly.
-    if len(sql) * 4 > SQL_BYTES_MAX and len(sql.encode()) > SQL_BYTES_MAX:
+    if len(sql) > _SQL_SURELY_FITS and len(sql.encode()) > SQL_BYTES_MAX:
         raise TooLarge(
             f"{_at(place)}the SQL text is over the limit of {SQL_BYTES_MAX} bytes",
             hint="pass values as arguments",
@@ -64,11 +72,12 @@ def check_args(args: Args, place: int | None = None) -> None:
     if len(args) > ARGS_MAX:
         raise TooLarge(f"{_at(place)}{len(args)} arguments; the limit is {ARGS_MAX}")
     values = args if type(args) is list else args.values()  # type: ignore[union-attr]
-    kinds = set(map(type, values))
-    if not kinds <= _KINDS or (
-        int in kinds and any(type(v) is int and not _INT_MIN <= v <= _INT_MAX for v in values)
-    ):
-        raise _bad_value(args, place)
+    for value in values:
+        kind = type(value)
+        if kind is str or kind is bytes or value is None or kind is float:
+            continue
+        if kind is not int or not _INT_MIN <= value <= _INT_MAX:  # type: ignore[operator]
+            raise _bad_value(args, place)
 
 
 def _bad_value(args: Args, place: int | None) -> UsageError:

@@ -65,6 +65,8 @@ class Session(asyncio.Protocol):
         self.closed = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
+        self._flowing = True
+        """The same as ``_writable``, for looking at often."""
 
     # connection
 
@@ -94,10 +96,12 @@ class Session(asyncio.Protocol):
         return False  # a client that says no more takes no more answers
 
     def pause_writing(self) -> None:
+        self._flowing = False
         self._writable.clear()
         self._regulate()
 
     def resume_writing(self) -> None:
+        self._flowing = True
         self._writable.set()
         self._regulate()
 
@@ -117,12 +121,18 @@ class Session(asyncio.Protocol):
         """Take what has arrived, as far as the bounds allow; read on only below them."""
         if self._closing:
             return
+        next_body = self._reader.next
         try:
             while self._has_room():
-                body = self._reader.next()
+                body = next_body()
                 if body is None:
                     break
-                self._receive(body)
+                if self._greeted and type(request := protocol.decode_request(body)) is protocol.Execute:
+                    self._execute(request, len(body))  # nearly all there is: the short way
+                elif self._greeted:
+                    self._start(request, len(body))
+                else:
+                    self._greet(body)
         except ProtocolError as error:
             self._refuse(error)
             return
@@ -134,14 +144,11 @@ class Session(asyncio.Protocol):
         return (
             self._inflight < CLIENT_INFLIGHT_MAX
             and self._inflight_bytes < CLIENT_INFLIGHT_BYTES_MAX
-            and self._writable.is_set()
+            and self._flowing
             and not self._closing
         )
 
-    def _receive(self, body: protocol.Body) -> None:
-        if self._greeted:
-            self._start(protocol.decode_request(body), len(body))
-            return
+    def _greet(self, body: protocol.Body) -> None:
         hello, version = protocol.decode_hello(body)
         self._greeted = True
         self._timer.cancel()

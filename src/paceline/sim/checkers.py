@@ -254,9 +254,10 @@ class Facts:
         )
         self._judge_kept(process, node.log.entries(after, bytes_max=1 << 40))
         lowest = max(after, node.log.base.index)
-        committed = lowest + 1 < len(self.committed) and node.log.position_at(
-            Index(lowest + 1)
-        ) == self.committed[lowest + 1]
+        committed = (
+            lowest + 1 < len(self.committed)
+            and node.log.position_at(Index(lowest + 1)) == self.committed[lowest + 1]
+        )
         self.judge("committed_is_never_truncated", not committed, f"{process.name} truncates after {after}")
 
     def check_reset(self, process: Process, base: Position) -> None:
@@ -318,7 +319,9 @@ class Facts:
     def check_event(self, process: Process, kind: str, details: dict[str, Any]) -> None:
         if kind == "quarantined":
             # A deposed leader of authority ``auto`` has executed what was never committed.
-            deposed = process.cluster.options.authority == "auto" and "history does not have" in details["reason"]
+            deposed = (
+                process.cluster.options.authority == "auto" and "history does not have" in details["reason"]
+            )
             self.judge("no_needless_quarantine", deposed, f"{process.name}: {details}")
         elif kind == "rebased":
             self.judge("no_needless_rebase", False, f"{process.name}: {details}")

@@ -55,7 +55,11 @@ class Cluster:
         """Unless the removal was undone, or the node was let in again, meanwhile."""
         leader = self.leader
         membership = leader.node.replica.membership if leader else None
-        if leader is None or membership is None or leader.node.replica.history.index > leader.node.replica.commit:
+        if (
+            leader is None
+            or membership is None
+            or leader.node.replica.history.index > leader.node.replica.commit
+        ):
             self.remove_later(name)
             return
         if membership.member(name) is None and name in self.processes:

@@ -14,7 +14,6 @@ stands (``HashMismatch``) and ``undo`` can take it back.  Units of a snapshot ar
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -79,7 +78,9 @@ class MemoryPin:
         self.unit_count = len(self._image) // UNIT_BYTES
 
     def read(self, first: int, count: int) -> list[bytes]:
-        return [self._image[n * UNIT_BYTES : (n + 1) * UNIT_BYTES] for n in range(first - 1, first - 1 + count)]
+        return [
+            self._image[n * UNIT_BYTES : (n + 1) * UNIT_BYTES] for n in range(first - 1, first - 1 + count)
+        ]
 
     def hashes(self, first: int, count: int) -> bytes:
         return b"".join(map(unit_hash, self.read(first, count)))
@@ -251,7 +252,9 @@ class MemoryEngine:
             if sql == BAD:
                 for change in reversed(done):
                     change.revert(self.state)
-                return Outcome(error=SqlError("no such table: nowhere", code=1, extended=1, name="SQLITE_ERROR"))
+                return Outcome(
+                    error=SqlError("no such table: nowhere", code=1, extended=1, name="SQLITE_ERROR")
+                )
             done += self._execute(sql, args)
         if request.request_id:
             done.append(self._did(Change("request", request.request_id.hex(), None, str(index))))
@@ -326,7 +329,9 @@ class MemoryEngine:
             count += 1
         if count:
             self._write(
-                Commit(changes=[], before=None, after=self.state.position or (0, 0, b""), led=False, undoes=count)
+                Commit(
+                    changes=[], before=None, after=self.state.position or (0, 0, b""), led=False, undoes=count
+                )
             )
         return self.position()
 

@@ -64,9 +64,7 @@ class Options:
         return [f"  {field.name}: {getattr(self, field.name)}" for field in fields(self)]
 
 
-def draw_options(
-    rng: random.Random, *, engine: str = "memory", authority: str = "designated"
-) -> Options:
+def draw_options(rng: random.Random, *, engine: str = "memory", authority: str = "designated") -> Options:
     nodes = rng.choices((1, 2, 3, 4, 5), weights=(1, 1, 8, 1, 3))[0]
     election_ms = rng.choice((200, 500, 1000))
     levels = ["async", "local", "quorum", "all"]

@@ -74,7 +74,7 @@ def _vote_is_not_synced() -> Any:
 
     def make(original: Any) -> Any:
         def save(self: VoteFile, state: HardState) -> None:
-            file, self._file = self._file, _Unsynced(self._file)  # type: ignore[assignment]
+            file, self._file = self._file, _Unsynced(self._file)
             try:
                 original(self, state)
             finally:
@@ -103,7 +103,7 @@ def _log_is_not_synced() -> Any:
         def write(self: Writer, run: Any) -> None:
             file = self._file(run.header.name)
             name = run.header.name
-            self._open = (name, _Unsynced(file))  # type: ignore[assignment]
+            self._open = (name, _Unsynced(file))
             original(self, run)
 
         return write

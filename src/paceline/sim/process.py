@@ -23,7 +23,7 @@ from paceline.node.identity import Identity, load_identity, save_identity
 from paceline.node.installing import InstallActions
 from paceline.node.node import Node
 from paceline.node.start import Paths, create_state, open_node
-from paceline.sim.disk import CrashMode, PowerCut, SimDisk
+from paceline.sim.disk import CRASH_MODES, CrashMode, PowerCut, SimDisk
 from paceline.sim.ports import SimPorts
 from paceline.sim.simfiles import LaneFiles
 from paceline.sim.transfer import Fetcher, Sending
@@ -91,9 +91,7 @@ class Process:
         except (PacelineError, OSError) as error:
             self.ended_by(error)
         except Exception as error:
-            raise Violation(
-                "no_programmer_error", f"{self.name}: {type(error).__name__}: {error}"
-            ) from error
+            raise Violation("no_programmer_error", f"{self.name}: {type(error).__name__}: {error}") from error
 
     def ended_by(self, error: BaseException) -> None:
         """The process ends itself, with this error, and is started again by its supervisor."""
@@ -109,7 +107,7 @@ class Process:
 
     def power_cut(self, mode: CrashMode | None = None) -> None:
         """What was not synced survives as ``mode`` says."""
-        chosen = mode or self._rng.choice(("none", "all", "prefix", "subset"))
+        chosen: CrashMode = self._rng.choice(CRASH_MODES) if mode is None else mode
         self._die()
         self.disk.crash(chosen)
         self.world.trace(f"{self.name} power cut ({chosen})")

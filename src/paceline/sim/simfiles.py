@@ -42,7 +42,7 @@ class LaneFiles:
         self.free_bytes = mount.free_bytes
 
     def open(self, path: str, *, create: bool = False) -> File:
-        return _LaneFile(self._mount.open(path, create=create), self._sync_us)  # type: ignore[return-value]
+        return _LaneFile(self._mount.open(path, create=create), self._sync_us)
 
     def sync_dir(self, path: str) -> None:
         pause(self._sync_us())

@@ -281,4 +281,3 @@ def _carried(message: Message) -> Message:
     carried = decoder.next_message()
     assert carried is not None
     return carried
-

@@ -97,7 +97,10 @@ class Client:
         def answer(reply: WriteReply | PacelineError) -> None:
             if isinstance(reply, WriteReply) and reply.receipt is not None and reply.outcome.error is None:
                 self.cluster.watch.facts.check_acknowledged(
-                    process, request.durability, reply.receipt, request.request_id.decode()  # type: ignore[union-attr]
+                    process,
+                    request.durability,
+                    reply.receipt,
+                    request.request_id.decode(),  # type: ignore[union-attr]
                 )
             self._after(self.cluster.network.delay_us(), lambda: self._answered(attempt, reply))
 

@@ -276,7 +276,10 @@ class SqliteEngine:
         return self._position
 
     def pin(self) -> SnapshotPin:
-        return SnapshotPin(self.path, self._position)
+        try:
+            return SnapshotPin(self.path, self._position)
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise Corruption(f"{self.path}: {error}", hint="the node re-syncs it from the leader") from error
 
     def query(
         self,

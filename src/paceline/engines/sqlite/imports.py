@@ -44,7 +44,7 @@ def import_database(
     _remove(files, scratch)
     try:
         _copy(source, scratch, progress)
-        _adopt(scratch)
+        _adopt(scratch, source)
     except BaseException as error:
         _remove(files, scratch)
         if isinstance(error, apsw.FullError):
@@ -111,14 +111,14 @@ def _open_source(source: str) -> apsw.Connection:
     return origin
 
 
-def _adopt(scratch: str) -> None:
+def _adopt(scratch: str, source: str) -> None:
     """Check the copy and make it ours: WAL mode, none of an earlier cluster's tables."""
     copy = apsw.Connection(scratch)
     try:
         report = copy.execute("PRAGMA quick_check(1)").get
         if report != "ok":
             raise Corruption(
-                f"the database fails its integrity check: {report}",
+                f"{source} fails its integrity check: {report}",
                 hint="repair it first, e.g. with sqlite3's .recover",
             )
         names = [str(name) for (name,) in copy.execute("SELECT name FROM sqlite_schema")]

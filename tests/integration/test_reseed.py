@@ -72,3 +72,29 @@ def lagging_end(node: Node, cluster: Cluster) -> int:
     """The last index that the leader knows the node to have."""
     members = cluster.leader.status()["members"]
     return int(next(m["durable"] for m in members if m["name"] == node.name))
+
+
+def test_one_follower_gone_the_other_behind_retention_and_the_leader_restarted(
+    make_cluster: MakeCluster,
+) -> None:
+    """The follower's acknowledgement is needed for the commit, and the commit must not be needed for its re-seeding."""
+    cluster = make_cluster(**SMALL_LOG)
+    cluster.start()
+    make_tables(cluster)
+    lagging, gone = cluster["n2"], cluster["n3"]
+    with cluster.leader.client() as client:
+        client.execute("CREATE TABLE filler (id INTEGER PRIMARY KEY, body BLOB)", durability="all")
+    with Load(cluster, writers=2) as load:
+        load.more()
+        end = lagging.status()["log"]["last"]
+        lagging.kill()
+        fill_beyond_retention(cluster, beyond=end)
+        gone.kill()
+        cluster.leader.kill()
+        cluster.leader.start()
+        lagging.start()
+        eventually("n2 has re-seeded", lambda: "installed {" in lagging.output)
+        load.more()
+        gone.start()
+    cluster.wait_ready()
+    load.assert_kept()

@@ -20,13 +20,13 @@ config and barrier entries follow.
 
 from __future__ import annotations
 
-from paceline.core.durability import Durability
-from paceline.core.effects import Batch, LogView, Random, Role, Timing
-from paceline.core.election import Ballot, may_campaign, refusal
+from paceline.core.campaigning import Campaigning
+from paceline.core.effects import Role
 from paceline.core.entry import Entry, EntryKind, encode_entry
+from paceline.core.following import Following
 from paceline.core.hardstate import HardState
 from paceline.core.leading import Leading
-from paceline.core.membership import History, Membership, differing_voters
+from paceline.core.membership import Membership, differing_voters
 from paceline.core.messages import (
     Append,
     AppendResponse,
@@ -37,96 +37,14 @@ from paceline.core.messages import (
     VoteRequest,
     VoteResponse,
 )
-from paceline.core.progress import Progress
 from paceline.errors import NotLeader, Unavailable, UsageError
 from paceline.ids import Index, NodeId, Position, Slot, Term
 
 __all__ = ["Replica"]
 
 
-class Replica:
-    """Invariants: term never falls; at most one vote a term; commit never falls; commit <= log end.
-
-    ``durable`` and ``applied`` are what the driver last reported of this node's own log and database.
-    """
-
-    def __init__(
-        self,
-        *,
-        name: NodeId,
-        incarnation: str,
-        log: LogView,
-        hard_state: HardState,
-        history: History,
-        commit: Index,
-        timing: Timing,
-        random: Random,
-        now_ms: int,
-    ) -> None:
-        self.name = name
-        self.incarnation = incarnation
-        self.log = log
-        self.history = history
-        self.timing = timing
-        self.role = Role.FOLLOWER
-        self.leader: NodeId | None = None
-        self.commit = commit
-        self.durable = log.last.index
-        self.applied = Index(0)
-        self.wall_us = 0
-        self.health = "ok"
-        self._state = hard_state
-        self._random = random
-        self._batch = Batch()
-        self._leading: Leading | None = None
-        self._ballot: Ballot | None = None
-        self._verified = Index(0)
-        self._last = log.last
-        self._reserved = False
-        self._queued: list[tuple[EntryKind, bytes]] = []
-        self._quiet_since_ms = now_ms
-        self._deadline_ms = now_ms
-        self._draw_deadline(now_ms)
-
-    # -- what outsiders may look at ---------------------------------------------
-
-    @property
-    def term(self) -> Term:
-        return self._state.term
-
-    @property
-    def hard_state(self) -> HardState:
-        return self._state
-
-    @property
-    def last(self) -> Position:
-        """End of the log, entries of this step included."""
-        return self._leading.last if self._leading else self._last
-
-    @property
-    def membership(self) -> Membership | None:
-        return self.history.current
-
-    @property
-    def voters(self) -> frozenset[NodeId]:
-        return self.history.voters
-
-    @property
-    def followers(self) -> dict[NodeId, Progress]:
-        return self._leading.followers if self._leading else {}
-
-    def reached(self, durability: Durability, now_ms: int) -> Index:
-        """Leader: the highest index that has this durability now."""
-        assert self._leading is not None
-        return self._leading.reached(durability, self.commit, self.durable, self.voters, now_ms)
-
-    def take(self) -> Batch:
-        """The effects of the last input."""
-        batch, self._batch = self._batch, Batch()
-        if self._leading:
-            batch.entries = self._leading.fresh
-            self._leading.fresh = []
-        return batch
+class Replica(Campaigning, Following):
+    """One node's part in the cluster: what to do with each input, by role."""
 
     # -- time ---------------------------------------------------------------------
 
@@ -147,112 +65,7 @@ class Replica:
             self.leader_lost()
             self.campaign(now_ms)
 
-    def leader_lost(self) -> None:
-        if self.leader is not None:
-            self.leader = None
-            self._batch.leader_changed = True
-
-    def _draw_deadline(self, now_ms: int) -> None:
-        base = self.timing.election_timeout_ms
-        settings = self.membership.settings if self.membership else None
-        if settings and settings.authority == "designated" and settings.leader == self.name:
-            base = 2 * self.timing.heartbeat_ms  # nobody else campaigns: no reason to wait
-        self._quiet_since_ms = now_ms
-        self._deadline_ms = now_ms + base + self._random.randrange(max(1, base))
-
-    # -- elections ------------------------------------------------------------------
-
-    def campaign(self, now_ms: int, *, force: bool = False) -> None:
-        """Ask for votes, if this node may lead.  With authority ``auto`` a pre-vote comes first."""
-        membership = self.membership
-        if membership is None or self._leading:
-            return
-        me = membership.member(self.name)
-        if me is None or me.incarnation != self.incarnation:
-            return
-        if not may_campaign(self.name, membership.settings, voter=me.voter):
-            return
-        if self._ballot is not None and membership.settings.authority == "designated" and not force:
-            # Nobody else campaigns: votes of this term are merely slow, and a new term would void them.
-            for voter in sorted(self.voters - self._ballot.granted - {self.name}):
-                self._ask_for_vote(voter, self._ballot)
-            return
-        pre = membership.settings.authority == "auto" and not force
-        self._stand(now_ms, pre=pre, force=force)
-
-    def _stand(self, now_ms: int, *, pre: bool, force: bool) -> None:
-        self._become(Role.CANDIDATE)
-        if not pre:
-            self._save(HardState(term=Term(self.term + 1), voted_for=self.name, leader=self._state.leader))
-        # Its own vote counts like any other: when it is durable (see ``saved``).
-        self._ballot = Ballot(pre=pre, granted={self.name} if pre else set(), refused={})
-        for voter in sorted(self.voters - {self.name}):
-            self._ask_for_vote(voter, self._ballot, force=force)
-        self._count(now_ms, force=force)
-
-    def _ask_for_vote(self, voter: NodeId, ballot: Ballot, *, force: bool = False) -> None:
-        term = Term(self.term + 1) if ballot.pre else self.term
-        self._after_hard_state(voter, VoteRequest(term, self.last.term, self.last.index, ballot.pre, force))
-
-    def _count(self, now_ms: int, *, force: bool = False) -> None:
-        ballot = self._ballot
-        assert ballot is not None
-        if ballot.won(self.voters):
-            if ballot.pre:
-                self._stand(now_ms, pre=False, force=force)
-            else:
-                self._lead(now_ms)
-        elif ballot.lost(self.voters):
-            self._ballot = None
-            self._become(Role.FOLLOWER)
-
-    def _on_vote_request(self, sender: NodeId, message: VoteRequest, now_ms: int) -> None:
-        settings = self.membership.settings if self.membership else None
-        if message.pre:
-            reason = (
-                "term is old"
-                if message.term <= self.term
-                else refusal(sender, message, state=self._state, last=self.last, settings=settings)
-            )
-            if reason is None and self._leader_alive(now_ms):
-                reason = f"{self.leader} is alive"
-            term = message.term if reason is None else self.term
-            self._send(sender, VoteResponse(term, reason is None, True, self.incarnation, reason or ""))
-            return
-        reason = refusal(sender, message, state=self._state, last=self.last, settings=settings)
-        if reason is None:
-            if self._state.voted_for is None:
-                self._save(HardState(term=self.term, voted_for=sender, leader=self._state.leader))
-            self._draw_deadline(now_ms)
-        response = VoteResponse(self.term, reason is None, False, self.incarnation, reason or "")
-        self._after_hard_state(sender, response)
-
-    def _on_vote_response(self, sender: NodeId, message: VoteResponse, now_ms: int) -> None:
-        ballot = self._ballot
-        expected = self.term + 1 if ballot and ballot.pre else self.term
-        if ballot is None or message.pre != ballot.pre or (message.granted and message.term != expected):
-            return
-        member = self.membership.member(sender) if self.membership else None
-        if member is None or member.incarnation != message.incarnation:
-            return
-        if message.granted:
-            ballot.granted.add(sender)
-            ballot.refused.pop(sender, None)
-        else:
-            ballot.refused[sender] = message.reason
-        self._count(now_ms)
-
-    def _leader_alive(self, now_ms: int) -> bool:
-        if self._leading:
-            return self._leading.heard_majority(self.voters, now_ms)
-        return self.leader is not None and now_ms - self._quiet_since_ms < self.timing.election_timeout_ms
-
     # -- roles --------------------------------------------------------------------
-
-    def _become(self, role: Role) -> None:
-        if role is not self.role:
-            self.role = role
-            self._batch.role = role
 
     def _lead(self, now_ms: int) -> None:
         assert self.membership is not None
@@ -366,126 +179,6 @@ class Replica:
         else:
             self._draw_deadline(now_ms)
         return True
-
-    # -- following ------------------------------------------------------------------
-
-    def _on_append(self, sender: NodeId, message: Append) -> None:
-        here = self._position_at(message.prev_index)
-        if here != message.prev:
-            if message.prev_index < self.log.base.index:
-                message = self._beyond_base(message)
-                if not message.entries and message.prev != self.log.base:
-                    return
-            else:
-                self._refuse(sender, message.prev_index)
-                return
-        self._take_entries(message)
-        self._verified = max(self._verified, Index(message.prev_index + len(message.entries)))
-        self._advance_to(message.commit)
-        if self.durable >= self._verified:
-            self._report()  # else the sync that these entries wait for reports them
-
-    def _beyond_base(self, message: Append) -> Append:
-        """Entries at or before our base are committed and covered by a snapshot: skip them."""
-        base = self.log.base
-        for count, entry in enumerate(message.entries):
-            if entry.position == base:
-                return Append(
-                    message.term,
-                    base.term,
-                    base.index,
-                    base.chain,
-                    message.commit,
-                    message.entries[count + 1 :],
-                )
-        return Append(message.term, message.prev_term, message.prev_index, message.prev_chain, message.commit)
-
-    def _take_entries(self, message: Append) -> None:
-        for count, entry in enumerate(message.entries):
-            here = self._position_at(entry.index)
-            if here is not None and here.chain == entry.chain:
-                continue
-            if here is not None:
-                self._truncate(Index(entry.index - 1))
-            for new in message.entries[count:]:
-                assert new.follows(self._last), "an append's entries are one chain"
-                self._batch.entries.append(new)
-                self._last = new.position
-                if new.kind is EntryKind.CONFIG:
-                    self._learn(new)
-            return
-
-    def _truncate(self, after: Index) -> None:
-        assert after >= self.commit, "committed entries are never removed"
-        position = self._position_at(after)
-        assert position is not None and not self._batch.entries
-        self._batch.truncate_after = after
-        self._last = position
-        self.durable = min(self.durable, after)
-        self.history.truncate(after)
-        self._batch.membership_changed = True
-
-    def _learn(self, entry: Entry) -> None:
-        self.history.append(entry.index, Membership.decode(entry.body))
-        self._batch.membership_changed = True
-
-    def _refuse(self, sender: NodeId, prev_index: Index) -> None:
-        hint = self._position_at(min(prev_index, self._last.index)) or self.log.base
-        self._send(
-            sender,
-            AppendResponse(
-                self.term, False, Index(0), Index(0), self.applied, hint.term, hint.index, 0, self.health
-            ),
-        )
-
-    def _report(self, round_: int = 0) -> None:
-        """Tell the leader how far this node is."""
-        assert self.leader is not None
-        self._send(
-            self.leader,
-            AppendResponse(
-                self.term,
-                True,
-                min(self.durable, self._verified),
-                self._verified,
-                self.applied,
-                Term(0),
-                Index(0),
-                round_,
-                self.health,
-            ),
-        )
-
-    def _position_at(self, index: Index) -> Position | None:
-        """Like the log's, with the entries of this step."""
-        if self._leading:
-            return self._leading.position_at(index)
-        fresh = self._batch.entries
-        if fresh and index >= fresh[0].index:
-            offset = index - fresh[0].index
-            return fresh[offset].position if offset < len(fresh) else None
-        return self.log.position_at(index) if index <= self._last.index else None
-
-    def _advance_to(self, commit: Index) -> None:
-        commit = min(commit, self._verified)
-        if commit > self.commit:
-            self.commit = commit
-            self._batch.commit = commit
-
-    def installed(self, base: Position, membership: Membership, *, durable: Index) -> None:
-        """A snapshot at ``base`` is in place; the log was reset to it, or goes on behind it."""
-        assert self._leading is None and self._batch.truncate_after is None
-        self._last = self.log.last
-        self.durable = durable
-        if self.log.base == base:
-            self.history.reset(base.index, membership)
-            self._batch.membership_changed = True
-        self._verified = min(max(self._verified, base.index), self._last.index)
-        if base.index > self.commit:
-            self.commit = base.index
-            self._batch.commit = base.index
-        if self.leader is not None:
-            self._report()
 
     # -- leading --------------------------------------------------------------------
 
@@ -607,20 +300,3 @@ class Replica:
         """Tell followers at once how far they may apply (when no append is on its way)."""
         if self._leading:
             self._leading.announce(self.commit)
-
-    # -- effects ----------------------------------------------------------------------
-
-    def _send(self, to: NodeId, message: Message) -> None:
-        self._batch.messages.append((to, message))
-
-    def _after_hard_state(self, to: NodeId, message: Message) -> None:
-        self._batch.after_hard_state.append((to, message))
-
-    def _save(self, state: HardState) -> None:
-        assert state.term >= self._state.term, "the term never falls"
-        assert state.term > self._state.term or self._state.voted_for in (None, state.voted_for), (
-            "one vote a term"
-        )
-        if state != self._state:
-            self._state = state
-            self._batch.hard_state = state

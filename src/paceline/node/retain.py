@@ -44,7 +44,8 @@ class Retainer:
             RetentionFacts(
                 segments=node.log.segment_infos,
                 # The start of the database's last transaction must stay: it tells where the database stands.
-                database_durable=Index(max(0, self.database_durable - 2)),
+                # And the base of a log counts as committed at the next start, so nothing else may become it.
+                database_durable=Index(min(max(0, self.database_durable - 2), node.replica.commit)),
                 followers={str(name): p.durable for name, p in node.replica.followers.items()},
                 pins=list(self._holds.values()),
                 now_us=node.ports.wall_us(),

@@ -232,7 +232,9 @@ class Facts:
             self._chain(process, entry.position)
 
     def died(self, process: Process) -> None:
-        """Called before its disk loses anything."""
+        """Called before its disk loses anything; what its last event decided may have been heard by others."""
+        if process.up:
+            self.check_step(process)
         term, _ = durable_vote(process.disk, process.paths.vote)
         self._terms[process.incarnation] = max(term, self._terms.get(process.incarnation, 0))
 

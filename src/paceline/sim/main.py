@@ -93,6 +93,7 @@ class _Run:
         self.workload.check_nothing_lost()
 
     def close(self) -> None:
+        self.cluster.watch.closed = True
         for process in self.cluster.processes.values():
             process.kill()
 

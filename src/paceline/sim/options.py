@@ -71,15 +71,20 @@ def draw_options(rng: random.Random, *, engine: str = "memory", authority: str =
     levels += [f"any {count}" for count in range(1, nodes)][:2]
     if nodes >= 3:
         levels.append("first 1 (n2, n3)")
+    short_log = rng.random() < 0.25
+    """Followers that were away, and new nodes, need a snapshot."""
+    faults = tuple(
+        fault for fault in FAULTS if rng.random() < 0.4 or (short_log and fault in ("kill", "member"))
+    )
     return Options(
         authority=authority,
         nodes=nodes,
         clients=rng.randint(1, 6),
         engine=engine,
-        safety_ms=rng.choice((2_000, 4_000, 8_000, 12_000)),
+        safety_ms=12_000 if short_log else rng.choice((2_000, 4_000, 8_000)),
         liveness_ms=30_000,
         fault_every_ms=rng.choice((100, 300, 800, 2_000)),
-        faults=tuple(fault for fault in FAULTS if rng.random() < 0.4),
+        faults=faults,
         levels=tuple(level for level in levels if rng.random() < 0.5) or ("quorum",),
         network=NetworkOptions(
             delay_us=rng.choice(((50, 300), (200, 2_000), (1_000, 30_000))),
@@ -96,12 +101,12 @@ def draw_options(rng: random.Random, *, engine: str = "memory", authority: str =
         node_settings=NodeSettings(
             apply_interval_ms=rng.choice((0, 8, 50)),
             checkpoint_retry_ms=100,
-            retention_bytes=rng.choice((0, 0, 20_000, 10_000_000)),
-            retention_seconds=rng.choice((0, 1, 3_600)),
+            retention_bytes=0 if short_log else rng.choice((0, 20_000, 10_000_000)),
+            retention_seconds=0 if short_log else rng.choice((0, 1, 3_600)),
         ),
-        segment_bytes=rng.choice((1_024, 2_048, 8_192, 1_048_576)),
+        segment_bytes=1_024 if short_log else rng.choice((2_048, 8_192, 1_048_576)),
         part_bytes=rng.choice((300, 100_000)),
-        checkpoint_commits=rng.choice((3, 20, 100)),
+        checkpoint_commits=3 if short_log else rng.choice((3, 20, 100)),
         tick_us=rng.choice((20_000, 50_000)),
         think_ms=rng.choice((5, 30, 100)),
     )

@@ -2,7 +2,7 @@
 
 LOG and STATE work runs as strands: it begins after a short delay, every sync in it takes
 time during which the world goes on, and its effects between two pauses are
-atomic.  READ work runs at one moment after a delay.  Results and posts reach the loop in
+atomic.  READ work runs at one moment after a delay, quick work at once.  Results and posts reach the loop in
 order, a little later: a node can die between 'durable' and 'known to be durable'.
 """
 
@@ -103,13 +103,16 @@ class SimPorts:
     ) -> None:
         job = _Job(work, done, failed)
         if lane is Lane.READ:
-            self._world.at(self._draw(self._latencies.read_us), lambda: self._read(job), self._life)
+            self._world.at(self._draw(self._latencies.read_us), lambda: self._at_once(job), self._life)
+            return
+        if quick:
+            self._at_once(job)
             return
         self._queues[lane].append(job)
         if lane not in self._busy:
             self._next(lane)
 
-    def _read(self, job: _Job) -> None:
+    def _at_once(self, job: _Job) -> None:
         try:
             result = job.work()
         except Exception as error:

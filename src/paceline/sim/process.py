@@ -115,14 +115,14 @@ class Process:
         self.cluster.restart_later(self)
 
     def _die(self) -> None:
-        life, self.life = self.life, None
-        if life is None:
+        if self.life is None:
             return
+        self.cluster.watch.died(self)
+        life, self.life = self.life, None
         life.alive = False
         self.up = False
         self.ports.kill()
         self.cluster.network.gone(self.name)
-        self.cluster.watch.died(self)
 
     # -- start-up ---------------------------------------------------------------------------
 

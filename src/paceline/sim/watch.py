@@ -25,6 +25,8 @@ __all__ = ["Watch"]
 class Watch:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
+        self.closed = False
+        """The run is over; what ends now only cleans up."""
         self.facts = Facts(cluster.oracle)
         self.events: dict[str, int] = {}
         """How often each kind of news was heard: for the report, and for vacuity."""
@@ -65,7 +67,8 @@ class Watch:
         self.facts.opened(process)
 
     def died(self, process: Process) -> None:
-        self.facts.died(process)
+        if not self.closed:
+            self.facts.died(process)
 
     def power_cut(self, process: Process) -> None:
         self.count("power-cut")

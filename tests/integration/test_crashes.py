@@ -37,6 +37,7 @@ def test_killed_follower_catches_up_from_the_log(make_cluster: MakeCluster, vict
     assert snapshots(cluster) == before
 
 
+@pytest.mark.slow
 def test_killed_leader_comes_back_with_everything_acknowledged(make_cluster: MakeCluster) -> None:
     cluster = loaded(make_cluster)
     before = snapshots(cluster)
@@ -67,6 +68,7 @@ def test_all_killed_at_once_and_restarted_in_every_order(make_cluster: MakeClust
     assert snapshots(cluster) == before
 
 
+@pytest.mark.slow
 def test_all_killed_at_once_and_restarted_followers_first(make_cluster: MakeCluster) -> None:
     cluster = loaded(make_cluster)
     before = snapshots(cluster)

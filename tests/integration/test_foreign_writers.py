@@ -35,6 +35,7 @@ def test_writer_on_a_running_followers_file_is_refused(make_cluster: MakeCluster
     cluster.assert_equal()
 
 
+@pytest.mark.slow
 def test_writer_on_the_running_leaders_file_is_refused(make_cluster: MakeCluster) -> None:
     cluster = started(make_cluster)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -61,6 +62,7 @@ def test_write_into_a_stopped_followers_file_is_detected_and_healed(
     cluster.assert_equal()
 
 
+@pytest.mark.slow
 def test_write_into_a_killed_followers_file_is_detected_and_healed(make_cluster: MakeCluster) -> None:
     cluster = started(make_cluster)
     follower = cluster["n2"]

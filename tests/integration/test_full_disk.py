@@ -82,6 +82,7 @@ def test_leader_on_a_full_disk_refuses_and_recovers(disks: ExitStack, make_clust
     load.assert_kept()
 
 
+@pytest.mark.slow
 def test_leader_killed_on_a_full_disk_comes_back(disks: ExitStack, make_cluster: MakeCluster) -> None:
     cluster = started(disks, make_cluster, "n1")
     with Load(cluster, body_bytes=2000, timeout_ms=5000) as load:

@@ -9,10 +9,9 @@ from cluster import Cluster, eventually
 from conftest import MakeCluster
 
 
-@pytest.fixture
-def cluster(make_cluster: MakeCluster) -> Cluster:
-    cluster = make_cluster()
-    cluster.start()
+@pytest.fixture(scope="module")
+def cluster(shared: Cluster) -> Cluster:
+    cluster = shared
     with cluster.leader.client() as client:
         client.execute(["CREATE TABLE t (x)", "INSERT INTO t VALUES (1)"], durability="all")
     return cluster
@@ -82,7 +81,10 @@ def test_directory_of_another_cluster_is_refused(cluster: Cluster, make_cluster:
     assert cluster["n2"].output.count("start it from an empty one to join") <= 4, "it repeats itself"
     with cluster.leader.client() as client:
         client.execute("INSERT INTO t VALUES (3)")
-    assert not next(m for m in cluster.leader.status()["members"] if m["name"] == "n2")["reachable"]
+    eventually(
+        "the leader counts n2 as unreachable",
+        lambda: not next(m for m in cluster.leader.status()["members"] if m["name"] == "n2")["reachable"],
+    )
     cluster["n2"].kill()
     shutil.rmtree(cluster["n2"].data)
     (cluster.root / "own").rename(cluster["n2"].data)
@@ -102,6 +104,11 @@ def test_directory_of_a_cluster_with_another_name_is_refused(
     shutil.move(other["n1"].data, cluster["n2"].data)
     said = cluster["n2"].fails_to_start()
     assert "belongs to node n1, not n2" in said
+    shutil.rmtree(cluster["n2"].data)
+    (cluster.root / "own").rename(cluster["n2"].data)
+    cluster["n2"].start()
+    cluster.wait_ready()
+    assert_works(cluster)
 
 
 def test_second_process_on_one_directory_is_refused(cluster: Cluster) -> None:

@@ -54,6 +54,7 @@ def test_large_transaction_that_fails_leaves_nothing_anywhere(make_cluster: Make
     load.assert_kept()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["n1", "n2"])
 def test_node_killed_in_a_large_transaction_has_all_of_it_or_nothing(
     make_cluster: MakeCluster, victim: str

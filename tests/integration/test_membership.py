@@ -115,6 +115,7 @@ def test_wiped_follower_comes_back_as_a_new_incarnation(make_cluster: MakeCluste
     assert members["n2"] == wiped.status()["incarnation"]
 
 
+@pytest.mark.slow
 def test_stopped_writes_are_refused_and_start_again(make_cluster: MakeCluster) -> None:
     cluster = loaded(make_cluster)
     with cluster["n2"].client() as client:
@@ -134,6 +135,7 @@ def test_stopped_writes_are_refused_and_start_again(make_cluster: MakeCluster) -
     cluster.assert_equal()
 
 
+@pytest.mark.slow
 def test_events_tell_of_a_new_member(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(1)
     cluster.start()

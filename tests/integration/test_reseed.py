@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+import pytest
 from cluster import Cluster, Node, eventually
 from conftest import MakeCluster
 from load import Load, Readers, make_tables
@@ -45,6 +46,7 @@ def test_follower_behind_retention_reseeds_while_readers_stay_attached(make_clus
     assert first_index(cluster.leader) > 1
 
 
+@pytest.mark.slow
 def test_follower_killed_behind_retention_reseeds_at_its_return(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(**SMALL_LOG)
     cluster.start()
@@ -74,6 +76,7 @@ def lagging_end(node: Node, cluster: Cluster) -> int:
     return int(next(m["durable"] for m in members if m["name"] == node.name))
 
 
+@pytest.mark.slow
 def test_one_follower_gone_the_other_behind_retention_and_the_leader_restarted(
     make_cluster: MakeCluster,
 ) -> None:

@@ -96,6 +96,7 @@ class Node:
         self._anchor_path = anchor_path
         self.anchor = anchor
         self._engine_leads = False
+        self._marked = False
         self._tasks: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
         self._flushing = False
         self._held: list[list[tuple[NodeId, Message]]] = []
@@ -215,7 +216,7 @@ class Node:
         self._flushing = True
         held, self._in_flush = self._in_flush + self._held, []
         self._held = []
-        hard_state = self.replica.hard_state
+        hard_state, marked = self.replica.hard_state, self._engine_leads
 
         def done(_: Position) -> None:
             self._flushing = False
@@ -228,6 +229,7 @@ class Node:
                 for to, message in messages:
                     self.ports.send(to, message)
             now_ms = self.ports.now_ms()
+            self._marked = self._marked or marked
             self.replica.saved(hard_state, now_ms)
             self.replica.durable_to(self.log.durable, now_ms)  # a truncation may have overtaken the flush
             self.ports.made_room()
@@ -377,12 +379,15 @@ class Node:
             self.set_applied(self.idle_end())
         if self.verifier.start() or self._checkpoint():
             return
-        if self.writes.ready() and not self._checkpoint_waits():
+        if self._marked and self.writes.ready() and not self._checkpoint_waits():
             self.writes.start_group()
 
     def _lead(self, position: DatabasePosition | None) -> None:
-        """The engine writes now: note in the log how far the database has been captured."""
-        self._engine_leads = True
+        """The engine writes now: note in the log how far the database has been captured.
+
+        The first group waits until the note is durable: without it a killed leader's surplus would not be known.
+        """
+        self._engine_leads, self._marked = True, False
         self.set_applied(self.idle_end())
         mark = join_local(self.engine.capture_mark(), b"")
         last = self.log.last

@@ -37,8 +37,8 @@ Plant = Callable[[], Any]
 
 
 def _patched(owner: type, name: str, make: Callable[[Any], Any]) -> Any:
-    original = owner.__dict__[name]
-    return patch.object(owner, name, make(original))
+    defined_in = next(base for base in owner.__mro__ if name in base.__dict__)
+    return patch.object(defined_in, name, make(defined_in.__dict__[name]))
 
 
 def _reports_received_as_durable() -> Any:

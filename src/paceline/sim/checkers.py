@@ -19,7 +19,7 @@ from paceline.core.messages import AppendResponse, VoteResponse
 from paceline.errors import DiskFull, LogFailed
 from paceline.ids import GENESIS, Index, NodeId, Position
 from paceline.node.replies import Receipt
-from paceline.sim.diskfacts import durable_vote, holds
+from paceline.sim.diskfacts import begins_after, durable_vote, holds
 from paceline.sim.oracle import Oracle
 from paceline.sim.world import Violation
 
@@ -166,14 +166,10 @@ class Facts:
             other = process.cluster.processes.get(member.name)
             if other is None or other.incarnation != member.incarnation:
                 continue
-            if holds(other.disk, other.paths.log, entry.record) or self._has_snapshot(other, entry):
+            log = other.paths.log
+            if holds(other.disk, log, entry.record) or begins_after(other.disk, log, entry.index):
                 found.add(str(member.name))
         return found
-
-    @staticmethod
-    def _has_snapshot(process: Process, entry: Entry) -> bool:
-        """The entry is covered by the base that this node's log begins at."""
-        return process.up and process.node.log.base.index >= entry.index
 
     def _check_applied(self, process: Process, seen: _Seen) -> None:
         node, replica = process.node, process.node.replica
@@ -393,7 +389,3 @@ def _difference(here: list[str], wanted: list[str]) -> str:
         if one != other:
             return f"item {number} is {one} instead of {other}"
     return f"{len(here)} items instead of {len(wanted)}"
-
-
-def is_transaction(kind: EntryKind | None) -> bool:
-    return kind in (EntryKind.TXN, EntryKind.TXN_PART)

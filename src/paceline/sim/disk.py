@@ -167,11 +167,11 @@ class SimDisk:
         inode = self._durable_names.get(path)
         return bytes(inode.durable) if inode is not None else b""
 
-    def durable_files(self, directory: str) -> list[bytearray]:
-        """The same for all files of a directory, in the order of their names (not copies: only look)."""
+    def durable_files(self, directory: str) -> dict[str, bytearray]:
+        """The same for all files of a directory by name, in order (not copies: only look)."""
         prefix = directory + "/"
-        names = sorted(name for name in self._durable_names if name.startswith(prefix))
-        return [self._durable_names[name].durable for name in names]
+        paths = sorted(path for path in self._durable_names if path.startswith(prefix))
+        return {path.removeprefix(prefix): self._durable_names[path].durable for path in paths}
 
     def write_file(self, path: str, data: bytes) -> None:
         """Put a durable file there, as a test's starting point."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from paceline.log.segment import first_index_of
 from paceline.sim.disk import SimDisk
 
-__all__ = ["durable_vote", "holds"]
+__all__ = ["begins_after", "durable_vote", "holds"]
 
 _SLOT: Final = struct.Struct(">8sHHIQQQ40s")
 
@@ -18,7 +19,13 @@ _SLOT: Final = struct.Struct(">8sHHIQQQ40s")
 def holds(disk: SimDisk, directory: str, record: bytes) -> bool:
     """Whether some file of the directory durably contains this record (newest file first)."""
     files = disk.durable_files(directory)
-    return any(data.find(record) >= 0 for data in reversed(files))
+    return any(data.find(record) >= 0 for data in reversed(files.values()))
+
+
+def begins_after(disk: SimDisk, directory: str, index: int) -> bool:
+    """Whether the log begins behind ``index``: what came before is in the database."""
+    firsts = [first for name in disk.durable_files(directory) if (first := first_index_of(name)) is not None]
+    return bool(firsts) and min(firsts) > index
 
 
 def durable_vote(disk: SimDisk, path: str) -> tuple[int, str | None]:

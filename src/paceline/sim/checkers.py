@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from paceline.core.durability import Level, parse_durability
 from paceline.core.effects import Role
-from paceline.core.entry import Entry, EntryKind
+from paceline.core.entry import Entry
 from paceline.core.membership import Membership, majority
 from paceline.core.messages import AppendResponse, VoteResponse
 from paceline.errors import DiskFull, LogFailed
@@ -56,8 +56,6 @@ class Facts:
         self.counts: dict[str, int] = {}
         """How often each checker really judged something: zero is vacuous."""
         self.committed: list[Position] = [GENESIS]
-        self.last_transaction: list[int] = [0]
-        """By committed index: the last index up to it that changed the database."""
         self.acknowledged: list[Acknowledged] = []
         self._leaders: dict[int, NodeId] = {}
         self._votes: dict[tuple[int, str], NodeId] = {}
@@ -151,10 +149,6 @@ class Facts:
             f"{process.name} commits {position.short}, {len(self.committed) - 1} was the last",
         )
         self.committed.append(position)
-        if entry.kind is EntryKind.TXN:
-            self.last_transaction.append(position.index)
-        else:
-            self.last_transaction.append(self.last_transaction[-1])
         self.oracle.commit(position.index, position.chain)
 
     def _holders(self, process: Process, entry: Entry) -> set[str]:

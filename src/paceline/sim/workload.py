@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from paceline.core.entry import EntryKind
 from paceline.engines.base import WriteRequest
 from paceline.errors import PacelineError
-from paceline.ids import Position
+from paceline.ids import Index, Position
 from paceline.node.replies import QueryReply, WriteReply
 from paceline.sim.statements import ADD, BAD, CREATE, ITEMS, SET, WEIGH
 from paceline.sim.world import Violation
@@ -232,8 +233,9 @@ class Workload:
             )
         if token is not None and position is not None:
             asked = Position.parse(token)
-            committed = asked.index < len(facts.committed) and facts.committed[asked.index] == asked
-            least = facts.last_transaction[asked.index] if committed else asked.index
+            least, log = asked.index, process.node.log
+            while least > log.base.index and log.kind_at(least) is not EntryKind.TXN:
+                least = Index(least - 1)  # what touches no database need not be in the answer's position
             facts.judge(
                 "session_never_goes_back",
                 position.index >= least,

@@ -118,7 +118,7 @@ def damage_page_of(node: Node, text: bytes, *, silently: bool = False) -> None:
         os.utime(node.database, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_damaged_page_of_a_follower_is_seen_by_verify_and_healed_by_the_next_change(cluster: Cluster) -> None:
+def test_damaged_page_of_a_follower_is_seen_and_healed_by_verify(cluster: Cluster) -> None:
     node = cluster["n2"]
     said = len(node.output)
     node.stop()
@@ -127,6 +127,18 @@ def test_damaged_page_of_a_follower_is_seen_by_verify_and_healed_by_the_next_cha
     cluster.wait_ready()
     report = {found["name"]: found["digest"] for found in cluster.verify()["nodes"]}
     assert report["n1"] == report["n3"] != report["n2"]
+    eventually("n2 has fetched what differs", lambda: "installed" in node.output[said:])
+    cluster.wait_ready()
+    cluster.assert_equal()
+
+
+def test_damaged_page_of_a_follower_is_noticed_and_healed_by_the_next_change_to_it(cluster: Cluster) -> None:
+    node = cluster["n2"]
+    said = len(node.output)
+    node.stop()
+    damage_page_of(node, b"row 7 xxx", silently=True)
+    node.start()
+    cluster.wait_ready()
     with cluster.leader.client() as client:
         client.execute("UPDATE t SET body = body || '!' WHERE body LIKE 'row 7 %'")
     eventually("n2 has noticed", lambda: "quarantined" in node.output[said:])

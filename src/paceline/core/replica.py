@@ -296,6 +296,11 @@ class Replica(Campaigning, Following):
             self._batch.commit = index
             self._batch.progress_changed = True
 
+    def ask_resync(self, name: NodeId) -> None:
+        """Leader: the follower's database was found to differ; it must compare its units with ours."""
+        if self._leading:
+            self._send(name, SnapshotNeeded(self.term, self.log.base.index))
+
     def announce_commit(self) -> None:
         """Tell followers at once how far they may apply (when no append is on its way)."""
         if self._leading:

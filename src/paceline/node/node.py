@@ -454,6 +454,12 @@ class Node:
         if self.replica.leader is not None and not self.leads_or_will:
             self.ports.fetch_snapshot(self.replica.leader)
 
+    def heal(self, name: NodeId) -> None:
+        """Leader: ``name`` holds another state than this node at the same position; have it re-sync."""
+        self.ports.event("differs", follower=name)
+        self.replica.ask_resync(name)
+        self.drain()
+
     def begin_install(self) -> None:
         """A snapshot is staged: stop following until it is in place."""
         if self.leads_or_will:

@@ -3,7 +3,7 @@
 The leader puts a ``BARRIER`` entry into the log.  It touches no database, but every node pins its
 state exactly there: the leader before its next group, a follower between two
 batches.  Each then digests its pin at leisure; equal digests mean bit-identical
-databases at that position.
+databases at that position, and a follower whose digest differs is told to re-sync.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from paceline.core.entry import Entry, EntryKind
 from paceline.engines.base import Pin
-from paceline.ids import Position
+from paceline.ids import NodeId, Position
 from paceline.node.ports import Lane
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Verifier:
         self._node = node
         self._wanted: list[bytes] = []
         self._results: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._healed: set[tuple[str, NodeId]] = set()
 
     def request(self, barrier: bytes) -> None:
         """Leader: put a barrier into the log as soon as no group runs."""
@@ -54,7 +55,8 @@ class Verifier:
         key = bytes(barrier.body).hex()
         self._results[key] = {"state": "running", "position": str(barrier.position)}
         while len(self._results) > _KEPT:
-            self._results.popitem(last=False)
+            gone, _ = self._results.popitem(last=False)
+            self._healed = {found for found in self._healed if found[0] != gone}
         node.run_state(node.engine.pin, lambda pin: self._digest(key, barrier.position, pin))
 
     def _digest(self, key: str, position: Position, pin: Pin) -> None:
@@ -80,6 +82,13 @@ class Verifier:
 
     def result(self, key: str) -> dict[str, Any] | None:
         return self._results.get(key)
+
+    def judge(self, key: str, follower: NodeId, digest: str) -> None:
+        """Leader: a follower's digest at the barrier ``key``; one that differs from ours is healed, once."""
+        own = self._results.get(key, {}).get("digest")
+        if own is not None and digest != own and (key, follower) not in self._healed:
+            self._healed.add((key, follower))
+            self._node.heal(follower)
 
     def results(self) -> dict[str, dict[str, Any]]:
         return dict(self._results)

@@ -44,7 +44,7 @@ __all__ = ["NodeProcess"]
 
 log = logging.getLogger("paceline")
 COMPANIONS = ("-wal", "-shm", "-journal")
-_LOUD = {"quarantined", "lost", "surplus-undone", "rebased", "disk-full", "refused", "reseed"}
+_LOUD = {"quarantined", "differs", "lost", "surplus-undone", "rebased", "disk-full", "refused", "reseed"}
 
 
 class NodeProcess:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from paceline.client.aio import AsyncClient
 from paceline.engines.base import Outcome, QueryResult, StatementResult, Value, WriteRequest
 from paceline.errors import NotLeader, PacelineError, SqlError, UsageError
-from paceline.ids import Index
+from paceline.ids import Index, NodeId
 from paceline.node.acks import Done
 from paceline.node.replies import QueryReply, Receipt, WriteReply
 from paceline.runtime.events import Subscription
@@ -219,6 +219,9 @@ class NodeService:
 
         nodes = await asyncio.gather(*(ask(str(m.name), m.address) for m in membership.members))
         own = next((n for n in nodes if n["name"] == self.name), {})
+        for found in nodes:
+            if "digest" in found:
+                node.verifier.judge(key, NodeId(found["name"]), found["digest"])
         return {
             "id": key,
             "leader": self.name,

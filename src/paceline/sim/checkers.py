@@ -222,8 +222,8 @@ class Facts:
             self._chain(process, entry.position)
 
     def died(self, process: Process) -> None:
-        """Called before its disk loses anything; what its last event decided may have been heard by others."""
-        if process.up:
+        """Called before its disk loses anything; a commit of its last, unfinished event may have been heard by others."""
+        if process.up and process.node.replica.role is Role.LEADER:
             self.check_step(process)
         term, _ = durable_vote(process.disk, process.paths.vote)
         self._terms[process.incarnation] = max(term, self._terms.get(process.incarnation, 0))

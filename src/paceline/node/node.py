@@ -12,6 +12,7 @@ lane its next piece of work when it is free.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -304,12 +305,16 @@ class Node:
             self._save_anchor(msgspec.structs.replace(self.anchor, memberships=(found,)))
 
     def _save_anchor(self, anchor: Anchor) -> None:
-        self.anchor = anchor
+        before, self.anchor = self.anchor, anchor
+
+        def failed(error: BaseException) -> None:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self.anchor = before  # the file is the old one, whole; the next commit or sync tries again
+            else:
+                self.ports.fatal(error)
+
         self.ports.run(
-            Lane.LOG,
-            lambda: save_anchor(self.files, self._anchor_path, anchor),
-            lambda _: None,
-            self.ports.fatal,
+            Lane.LOG, lambda: save_anchor(self.files, self._anchor_path, anchor), lambda _: None, failed
         )
 
     # -- the state lane ---------------------------------------------------------------------

@@ -18,7 +18,7 @@ from paceline.core.effects import Timing
 from paceline.core.membership import Membership
 from paceline.core.messages import Message
 from paceline.engines.base import Engine
-from paceline.errors import NotLeader, PacelineError, UsageError
+from paceline.errors import DiskFull, NotLeader, PacelineError, UsageError
 from paceline.ids import DatabasePosition, Index, NodeId, Term
 from paceline.limits import ELECTION_TIMEOUT_MS, TICK_MS
 from paceline.log.custody import Custody
@@ -192,7 +192,8 @@ class NodeProcess:
     def _close(self) -> None:
         if hasattr(self, "node"):
             if self.node.log.pending:
-                self.node.log.flush()
+                with contextlib.suppress(DiskFull):  # nothing of it was acknowledged
+                    self.node.log.flush()
             self.engine.close()
             self.node.log.close()
         self.directory.close()

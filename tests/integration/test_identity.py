@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from cluster import Cluster, eventually
+from cluster import Cluster, Node, eventually
 from conftest import MakeCluster
 
 
@@ -124,10 +124,10 @@ def test_second_process_on_one_directory_is_refused(cluster: Cluster) -> None:
 def test_second_process_of_one_name_is_refused(cluster: Cluster) -> None:
     with cluster.leader.client() as client:
         before = client.status()["members"]
-    impostor = cluster.new_node("n2")
-    impostor.data = cluster.root / "impostor"
-    impostor.config_path = cluster.root / "impostor.toml"
-    impostor.output_path = cluster.root / "impostor.log"
+    (cluster.root / "impostor").mkdir()
+    impostor = Node(
+        cluster.root / "impostor", "n2"
+    )  # not among the cluster's files: those of the real n2 stay
     cluster.configure(impostor, join=(cluster.leader.peer,))
     impostor.start()
     try:

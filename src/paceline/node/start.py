@@ -141,6 +141,10 @@ def open_node(
     recovery = _Recovery(ports, log, custody, engine, anchor, vote.state)
     end, quarantined = recovery.run()
     if quarantined is not None and _leads_alone(history, identity.name):
+        replay_from = recovery.trusted(quarantined)
+        if replay_from is not None:
+            end, quarantined = replay_from, None
+    if quarantined is not None and _leads_alone(history, identity.name):
         anchor = recovery.rebase(history)
         save_anchor(files, paths.anchor, anchor)
         assert history.current is not None
@@ -254,10 +258,29 @@ class _Recovery:
         )
         self.ports.event("surplus-undone", entries=len(surplus))
 
+    def trusted(self, reason: str) -> Index | None:
+        """A leader's database that somebody else touched: where to replay the log from, None when it has all of it.
+
+        Replaying checks every page, so a change that matters is found then.  Raises ``Corruption`` when the
+        database neither contains the log's transactions nor is a state of them: nothing may be thrown away.
+        """
+        database = self.engine.position()
+        last = self._last_transaction()
+        end = end_of(self.log, database, self.anchor)
+        if end is not None and end < last:
+            return end
+        if end is None and (database is None or database.first_index <= last) and last > self.log.base.index:
+            raise Corruption(
+                f"{reason}; it also lacks transactions that this leader's log has",
+                hint="put the database file back as it was when the node stopped, or found a new cluster from a "
+                "follower's file: paceline up FILE --dir NEW",
+            )
+        return None
+
     def rebase(self, history: History) -> Anchor:
         """Somebody changed the designated leader's database behind the log: its state becomes a new base.
 
-        Nothing of the log is lost by it, the state contains it; followers re-sync by page hashes.
+        Only after ``trusted``: the state contains everything that the log has.  Followers re-sync by page hashes.
         """
         database = self.engine.position()
         entry_index = max(self.log.last.index, database.first_index if database else 0)

@@ -26,6 +26,9 @@ LOG_RESERVE_BYTES: Final = 2 * SEGMENT_BYTES
 RETENTION_BYTES: Final = 1024 * MIB
 RETENTION_SECONDS: Final = 7 * 24 * 3600
 
+START_BYTES_MIN: Final = 256 * KIB
+"""Free space without which a node does not even start: SQLite could not open its shared index."""
+
 # replication
 APPEND_BYTES_MAX: Final = 1 * MIB
 """Entries in one append message (one entry may exceed it, up to its own limit)."""

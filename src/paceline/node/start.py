@@ -21,7 +21,7 @@ from paceline.core.hardstate import HardState
 from paceline.core.membership import History, Membership
 from paceline.core.replica import Replica
 from paceline.engines.base import Engine, split_local
-from paceline.errors import Corruption
+from paceline.errors import Corruption, Diverged
 from paceline.files import Files
 from paceline.ids import GENESIS, DatabasePosition, Index, NodeId, Position, Term
 from paceline.log.custody import Custody
@@ -212,6 +212,7 @@ class _Recovery:
         self.engine = engine
         self.anchor = anchor
         self.hard_state = hard_state
+        self.failure: Corruption | None = None
 
     def run(self) -> tuple[Index, str | None]:
         """(applied index, why the database cannot be used or None)."""
@@ -222,6 +223,7 @@ class _Recovery:
                 database = self._undo_surplus(database)
                 end = end_of(self.log, database, self.anchor)
         except Corruption as error:
+            self.failure = error
             return self.log.base.index, f"quarantined: {error.message}"
         if end is None:
             return self.log.base.index, "quarantined: the database is not a state of this node's log"
@@ -264,9 +266,11 @@ class _Recovery:
         Replaying checks every page, so a change that matters is found then.  Raises ``Corruption`` when the
         database neither contains the log's transactions nor is a state of them: nothing may be thrown away.
         """
+        if self.failure is not None and not isinstance(self.failure, Diverged):
+            raise self.failure
         database = self.engine.position()
         last = self._last_transaction()
-        end = end_of(self.log, database, self.anchor)
+        end = end_of(self.log, database, self.anchor) if database is not None else None
         if end is not None and end < last:
             return end
         if end is None and (database is None or database.first_index <= last) and last > self.log.base.index:

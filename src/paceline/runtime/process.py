@@ -20,7 +20,7 @@ from paceline.core.messages import Message
 from paceline.engines.base import Engine
 from paceline.errors import DiskFull, NotLeader, PacelineError, UsageError
 from paceline.ids import DatabasePosition, Index, NodeId, Term
-from paceline.limits import ELECTION_TIMEOUT_MS, TICK_MS
+from paceline.limits import ELECTION_TIMEOUT_MS, START_BYTES_MIN, TICK_MS
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
 from paceline.node.installing import InstallActions
@@ -77,6 +77,11 @@ class NodeProcess:
         """Come up as far as serving; raises ``PacelineError`` when this node cannot run."""
         loop = asyncio.get_running_loop()
         self.failure = loop.create_future()
+        files, root = self.directory.files, self.directory.paths.root
+        if files.free_bytes(root) < START_BYTES_MIN:
+            raise DiskFull(
+                f"no space left on the disk of {root}", hint="free some space there, then start the node again"
+            )
         self.directory.files.mkdir(self.directory.paths.snapshot)
         self.directory.files.mkdir(self.layout.database_directory)
         if self.directory.identity.cluster is None:

@@ -80,7 +80,8 @@ class NodeProcess:
         files, root = self.directory.files, self.directory.paths.root
         if files.free_bytes(root) < START_BYTES_MIN:
             raise DiskFull(
-                f"no space left on the disk of {root}", hint="free some space there, then start the node again"
+                f"no space left on the disk of {root}",
+                hint="free some space there, then start the node again",
             )
         self.directory.files.mkdir(self.directory.paths.snapshot)
         self.directory.files.mkdir(self.layout.database_directory)

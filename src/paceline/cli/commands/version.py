@@ -16,12 +16,8 @@ __all__ = ["command"]
 @json_option
 def command(as_json: bool) -> None:
     """Print the versions of Paceline, SQLite and Python."""
-    from importlib.metadata import PackageNotFoundError, version
+    from paceline import __version__ as own
 
-    try:
-        own = version("paceline")
-    except PackageNotFoundError:
-        own = "not installed"
     try:
         import apsw
 

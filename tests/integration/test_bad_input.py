@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ def say(address: str, data: bytes) -> bytes:
     with socket.create_connection((host, int(port)), 10) as connection:
         try:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may be closed already
+                connection.shutdown(socket.SHUT_WR)
             while more := connection.recv(65536):
                 answer += more
         except ConnectionError:

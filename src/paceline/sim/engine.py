@@ -285,7 +285,20 @@ class MemoryEngine:
     # -- following --------------------------------------------------------------------
 
     def apply(self, entries: Iterable[Entry]) -> DatabasePosition | None:
-        assert not self._leads
+        """All or nothing, as SQLite's engine publishes a batch once: a full disk in its middle takes all of it back."""
+        assert not self._leads and self._wal is not None
+        count, end, crc = len(self._commits), self._end, self._crc
+        try:
+            self._apply_all(entries)
+        except DiskFull:
+            while len(self._commits) > count:
+                self._commits.pop().revert(self.state)
+            self._wal.truncate(end)
+            self._end, self._crc = end, crc
+            raise
+        return self.position()
+
+    def _apply_all(self, entries: Iterable[Entry]) -> None:
         pending: list[Entry] = []
         for entry in entries:
             if entry.kind is EntryKind.TXN_PART:
@@ -296,7 +309,6 @@ class MemoryEngine:
             else:
                 pending = []
         assert not pending, "a batch ends at a transaction's end"
-        return self.position()
 
     def _apply_one(self, parts: list[Entry]) -> None:
         first = parts[0]

@@ -45,6 +45,7 @@ __all__ = ["Node", "NodeSettings"]
 T = TypeVar("T")
 _DISK_FULL_RETRY_MS = 500
 _ANNOUNCE_MS = 5
+_FINAL_POLL_MS = 20
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -458,6 +459,24 @@ class Node:
         self.ports.event("quarantined", reason=reason)
         if self.replica.leader is not None and not self.leads_or_will:
             self.ports.fetch_snapshot(self.replica.leader)
+
+    def when_final(
+        self, index: Index, deadline_ms: int, go: Callable[[], None], late: Callable[[], None]
+    ) -> None:
+        """Call ``go`` once nothing can take ``index`` back: the condition for handing out a snapshot.
+
+        Committed; or on the disk of a designated leader, for nobody else may ever lead.  Waiting for the commit
+        there could be waiting for the very nodes that fetch (decision 0007).
+        """
+        membership = self.replica.membership
+        if not (self.leads and membership and membership.settings.authority == "designated"):
+            self.reads.when_committed(index, deadline_ms, go, late)
+        elif self.replica.durable >= index:
+            go()
+        elif self.ports.now_ms() >= deadline_ms:
+            late()
+        else:
+            self.ports.later(_FINAL_POLL_MS, lambda: self.when_final(index, deadline_ms, go, late))
 
     def heal(self, name: NodeId) -> None:
         """Leader: ``name`` holds another state than this node at the same position; have it re-sync."""

@@ -22,8 +22,6 @@ from paceline.runtime.transfer import PinnedImage
 
 __all__ = ["NodeProvider", "flusher"]
 
-_DURABLE_POLL_S = 0.02
-
 
 class NodeProvider:
     """``transfer.Provider`` over a running node."""
@@ -62,17 +60,8 @@ class NodeProvider:
             node.ports.later(30_000, lambda: node.retainer.release(hold))
 
     async def committed(self, position: Position) -> None:
-        """Wait until nothing can take ``position`` back.
-
-        What a designated leader has on disk nobody can: nobody else may ever lead.  Waiting for the commit there
-        could be waiting for the very node that fetches, when its acknowledgement is the one that is missing.
-        """
+        """Wait until nothing can take ``position`` back (``Node.when_final``)."""
         node = self._node
-        membership = node.replica.membership
-        if node.leads and membership is not None and membership.settings.authority == "designated":
-            while node.replica.durable < position.index:  # noqa: ASYNC110 - rare, and nobody else waits for it
-                await asyncio.sleep(_DURABLE_POLL_S)
-            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def late() -> None:
@@ -85,9 +74,7 @@ class NodeProvider:
             if not future.done():
                 future.set_result(None)
 
-        node.reads.when_committed(
-            position.index, node.ports.now_ms() + SNAPSHOT_PIN_SECONDS_MAX * 1000, go, late
-        )
+        node.when_final(position.index, node.ports.now_ms() + SNAPSHOT_PIN_SECONDS_MAX * 1000, go, late)
         await future
 
 

@@ -244,7 +244,7 @@ class Sending:
     def _finish(self, receiver: _Receiving, name: NodeId, session: SendingSession) -> None:
         node = self._process.node
         position = Position.parse(session.offer.position)
-        node.reads.when_committed(
+        node.when_final(
             position.index,
             node.ports.now_ms() + SNAPSHOT_PIN_SECONDS_MAX * 1000,
             lambda: self._reply(receiver, name, session.done()),

@@ -41,8 +41,8 @@ TICK_MS: Final = 20
 
 # groups, requests, clients
 GROUP_REQUESTS_MAX: Final = 500
-GROUP_GATHER_MS: Final = 1
-"""How long a small group waits for more requests while many are in flight."""
+GROUP_GATHER_MS: Final = 2
+"""How long a group waits for the clients that were just answered."""
 WRITE_QUEUE_MAX: Final = 20_000
 STATEMENTS_MAX: Final = 10_000
 """Statements in one request."""

@@ -302,19 +302,21 @@ class FrameReader:
     A body of 1 MiB and more is a view into the buffer: decode it before the next ``feed``.
     """
 
-    __slots__ = ("_buffer", "_start", "limit")
+    __slots__ = ("_buffer", "_start", "empty", "limit")
 
     def __init__(self, limit: int = CLIENT_FRAME_BYTES_BEFORE_HELLO) -> None:
         self.limit = limit
+        self.empty = True
+        """Nothing waits here, not even a part of a frame."""
         self._buffer: bytes | bytearray = b""
         self._start = 0
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they arrive."""
-        buffer, start = self._buffer, self._start
-        if start == len(buffer):
-            self._buffer, self._start = data, 0
+        if self.empty:
+            self._buffer, self._start, self.empty = data, 0, not data
             return
+        buffer, start = self._buffer, self._start
         if not isinstance(buffer, bytearray):
             self._buffer = buffer = bytearray(memoryview(buffer)[start:])
         elif start:
@@ -325,16 +327,16 @@ class FrameReader:
     def next(self) -> Body | None:
         """The next whole body, None when it has not arrived yet; raises ``ProtocolError``."""
         buffer, start = self._buffer, self._start
-        available = len(buffer) - start - HEADER_BYTES
-        if available < 0:
+        begin, size = start + HEADER_BYTES, len(buffer)
+        if begin > size:
             return None
-        (length,) = _LENGTH.unpack_from(buffer, start)
+        length = int.from_bytes(buffer[start:begin], "big")
         if length > self.limit:
-            raise _oversize(bytes(buffer[start : start + HEADER_BYTES]), length, self.limit)
-        if length > available:
+            raise _oversize(bytes(buffer[start:begin]), length, self.limit)
+        end = begin + length
+        if end > size:
             return None
-        begin = start + HEADER_BYTES
-        self._start = end = begin + length
+        self._start, self.empty = end, end == size
         if length >= MIB:
             return memoryview(buffer)[begin:end]
         return buffer[begin:end]

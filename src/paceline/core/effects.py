@@ -15,9 +15,11 @@ acknowledgement before its sync would be a bug of the core that a simulator sees
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+import msgspec
 
 from paceline.core.entry import Entry
 from paceline.core.hardstate import HardState
@@ -63,15 +65,14 @@ class LogView(Protocol):
     def entries(self, after: Index, *, bytes_max: int) -> list[Entry]: ...
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct, gc=False):
     """See the module docstring for the order.  Empty batches are falsy."""
 
     truncate_after: Index | None = None
     hard_state: HardState | None = None
-    entries: list[Entry] = field(default_factory=list)
-    messages: list[tuple[NodeId, Message]] = field(default_factory=list)
-    after_hard_state: list[tuple[NodeId, Message]] = field(default_factory=list)
+    entries: list[Entry] = []
+    messages: list[tuple[NodeId, Message]] = []
+    after_hard_state: list[tuple[NodeId, Message]] = []
     commit: Index | None = None
     role: Role | None = None
     leader_changed: bool = False

@@ -112,21 +112,20 @@ class History:
         self._changed()
 
     def _changed(self) -> None:
+        # Asked for at every acknowledgement, so kept.
+        self.current: Membership | None = self._items[-1][1] if self._items else None
+        self.index: Index = self._items[-1][0] if self._items else Index(0)
+        """Of the entry that holds the current membership (0: none yet)."""
         self.voters: frozenset[NodeId] = self.current.voters if self.current else frozenset()
-        """Of the current membership: asked for at every acknowledgement, so kept."""
-
-    @property
-    def current(self) -> Membership | None:
-        return self._items[-1][1] if self._items else None
-
-    @property
-    def index(self) -> Index:
-        """Index of the entry that holds the current membership (0: none yet)."""
-        return self._items[-1][0] if self._items else Index(0)
 
     def at(self, index: Index) -> tuple[Index, Membership] | None:
         """The membership in force at ``index``."""
         return next((item for item in reversed(self._items) if item[0] <= index), None)
+
+    def at_or_after(self, index: Index) -> Membership | None:
+        """The membership in force at ``index``; when that is forgotten, the oldest known one, which is committed."""
+        found = self.at(index) or (self._items[0] if self._items else None)
+        return found[1] if found else None
 
     def append(self, index: Index, membership: Membership) -> None:
         assert index > self.index or not self._items, "config entries come in order"

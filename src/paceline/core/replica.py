@@ -177,7 +177,7 @@ class Replica(Campaigning, Following):
         if self.role is not Role.FOLLOWER or self.leader != sender:
             self._follow(sender, now_ms)
         else:
-            self._draw_deadline(now_ms)
+            self._extend_deadline(now_ms)
         return True
 
     # -- leading --------------------------------------------------------------------

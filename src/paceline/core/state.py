@@ -64,6 +64,7 @@ class ReplicaState(ABC):
         self._queued: list[tuple[EntryKind, bytes]] = []
         self._quiet_since_ms = now_ms
         self._deadline_ms = now_ms
+        self._luck = 0
         self._draw_deadline(now_ms)
 
     # -- what outsiders may look at ---------------------------------------------
@@ -120,12 +121,18 @@ class ReplicaState(ABC):
             self._batch.leader_changed = True
 
     def _draw_deadline(self, now_ms: int) -> None:
+        """A new random patience, from now on."""
+        self._luck = self._random.randrange(1000)
+        self._extend_deadline(now_ms)
+
+    def _extend_deadline(self, now_ms: int) -> None:
+        """The same patience once more: the leader was heard."""
         base = self.timing.election_timeout_ms
         settings = self.membership.settings if self.membership else None
         if settings and settings.authority == "designated" and settings.leader == self.name:
             base = 2 * self.timing.heartbeat_ms  # nobody else campaigns: no reason to wait
         self._quiet_since_ms = now_ms
-        self._deadline_ms = now_ms + base + self._random.randrange(max(1, base))
+        self._deadline_ms = now_ms + base + base * self._luck // 1000
 
     def _position_at(self, index: Index) -> Position | None:
         """Like the log's, with the entries of this step."""

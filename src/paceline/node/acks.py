@@ -9,33 +9,34 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from paceline.core.durability import parse_durability
 from paceline.core.replica import Replica
-from paceline.engines.base import Outcome
+from paceline.engines.base import Outcome, WriteRequest
 from paceline.errors import OutcomeUnknown, PacelineError
 from paceline.ids import Position
 from paceline.node.replies import Receipt, WriteReply
 
-__all__ = ["Acks", "Done", "Waiting"]
+__all__ = ["Acks", "Done", "Pending"]
 
 Done = Callable[[WriteReply | PacelineError], None]
 
 
-@dataclass(slots=True)
-class Waiting:
-    """One request's reply.  ``deadline_ms`` is when the client stops waiting."""
+class Pending(msgspec.Struct, gc=False):
+    """One request from its arrival to its reply.  ``deadline_ms`` is when the client stops waiting."""
 
-    outcome: Outcome
+    request: WriteRequest
     done: Done
     deadline_ms: int
+    outcome: Outcome | None = None
+    """Set once it has run."""
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(msgspec.Struct, gc=False):
     position: Position
-    replies: list[Waiting]
+    replies: list[Pending]
 
 
 class Acks:
@@ -44,7 +45,7 @@ class Acks:
         self.waiting = 0
         """Requests that have run and wait for their reply."""
 
-    def add(self, level: str, position: Position, replies: list[Waiting]) -> None:
+    def add(self, level: str, position: Position, replies: list[Pending]) -> None:
         items = self._levels.get(level)
         if items is None:
             items = self._levels[level] = deque()
@@ -62,6 +63,7 @@ class Acks:
                 receipt = _receipt(level, item.position, replica)
                 self.waiting -= len(item.replies)
                 for reply in item.replies:
+                    assert reply.outcome is not None
                     reply.done(WriteReply(reply.outcome, receipt))
 
     def expire(self, now_ms: int) -> None:

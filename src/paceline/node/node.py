@@ -12,13 +12,12 @@ lane its next piece of work when it is free.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from paceline.core.effects import Batch, Role
+from paceline.core.effects import Role
 from paceline.core.entry import Entry, EntryKind, encode_local
 from paceline.core.membership import Membership
 from paceline.core.messages import Message
@@ -30,21 +29,23 @@ from paceline.ids import DatabasePosition, Index, NodeId, Position
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
 from paceline.node.acks import Acks
-from paceline.node.anchors import Anchor, pack, save_anchor
+from paceline.node.anchors import Anchor, pack
 from paceline.node.applies import Applies
 from paceline.node.locate import idle_end
 from paceline.node.members import Members
 from paceline.node.ports import Lane, Ports
 from paceline.node.reads import Reads
 from paceline.node.retain import Retainer
+from paceline.node.syncing import Syncing
 from paceline.node.verifier import Verifier
 from paceline.node.writes import Writes
 
 __all__ = ["Node", "NodeSettings"]
 
 T = TypeVar("T")
-_DISK_FULL_RETRY_MS = 500
-_ANNOUNCE_MS = 5
+_ANNOUNCE_MS = 2
+_ANNOUNCE_BUSY_MS = 10
+"""Under load the next append says it first."""
 _FINAL_POLL_MS = 20
 
 
@@ -87,7 +88,6 @@ class Node:
         self.installing = False
         self.stopping = False
         self.state_busy = False
-        self.disk_full: DiskFull | None = None
         self.acks = Acks()
         self.writes = Writes(self)
         self.applies = Applies(self, settings.apply_interval_ms)
@@ -95,15 +95,9 @@ class Node:
         self.verifier = Verifier(self)
         self.members = Members(self)
         self.retainer = Retainer(self)
-        self._anchor_path = anchor_path
-        self.anchor = anchor
-        self._engine_leads = False
-        self._marked = False
+        self.syncing = Syncing(self, anchor_path, anchor)
+        self.engine_leads = False
         self._tasks: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
-        self._flushing = False
-        self._held: list[list[tuple[NodeId, Message]]] = []
-        self._in_flush: list[list[tuple[NodeId, Message]]] = []
-        self._hard_unsynced = 0
         self._announcing = False
         self._pumping = False
         self._checkpoint_not_before_ms = 0
@@ -115,7 +109,15 @@ class Node:
     @property
     def leads(self) -> bool:
         """Whether this node leads and its engine is ready to write."""
-        return self.replica.role is Role.LEADER and self._engine_leads
+        return self.replica.role is Role.LEADER and self.engine_leads
+
+    @property
+    def anchor(self) -> Anchor:
+        return self.syncing.anchor
+
+    @property
+    def disk_full(self) -> DiskFull | None:
+        return self.syncing.disk_full
 
     @property
     def leads_or_will(self) -> bool:
@@ -189,11 +191,13 @@ class Node:
             self.log.stage(batch.entries, local)
         for to, message in batch.messages:
             self.ports.send(to, message)
-        self._hold(batch)
-        self._flush()
+        if batch.hard_state is not None or batch.after_hard_state:
+            self.syncing.hold(batch)
+        self.syncing.flush()
         if batch.role is not None or batch.leader_changed:
             self._role_changed()
         if batch.membership_changed:
+            self.writes.reconsider()
             self.members.changed()
         if batch.commit is not None:
             self._committed()
@@ -203,56 +207,6 @@ class Node:
             self.pump_soon()
         if batch.snapshot_from is not None:
             self.ports.fetch_snapshot(batch.snapshot_from)
-
-    def _hold(self, batch: Batch) -> None:
-        if batch.hard_state is None and not self._hard_unsynced:
-            for to, message in batch.after_hard_state:
-                self.ports.send(to, message)
-        elif batch.hard_state is not None or batch.after_hard_state:
-            self._held.append(batch.after_hard_state)
-            self._hard_unsynced += 1
-
-    def _flush(self) -> None:
-        if self._flushing or not self.log.pending:
-            return
-        self._flushing = True
-        held, self._in_flush = self._in_flush + self._held, []
-        self._held = []
-        hard_state, marked = self.replica.hard_state, self._engine_leads
-
-        def done(_: Position) -> None:
-            self._flushing = False
-            self.disk_full = None
-            if not self.log.pending:  # what was held meanwhile waited for this very flush
-                held.extend(self._held)
-                self._held = []
-            self._hard_unsynced -= len(held)
-            for messages in held:
-                for to, message in messages:
-                    self.ports.send(to, message)
-            now_ms = self.ports.now_ms()
-            self._marked = self._marked or marked
-            self.replica.saved(hard_state, now_ms)
-            self.replica.durable_to(self.log.durable, now_ms)  # a truncation may have overtaken the flush
-            self.ports.made_room()
-            self._keep_membership()
-            self.drain()
-            if not self.state_busy:
-                self.pump()
-
-        self.ports.run(Lane.LOG, self.log.flush, done, lambda error: self._flush_failed(error, held))
-
-    def _flush_failed(self, error: BaseException, held: list[list[tuple[NodeId, Message]]]) -> None:
-        """A full disk is waited out (the log keeps what it could not write); anything else is final."""
-        if not isinstance(error, DiskFull):
-            self.ports.fatal(error)
-            return
-        self._flushing = False
-        self._in_flush = held
-        if self.disk_full is None:
-            self.ports.event("disk-full", message=error.message)
-        self.disk_full = error
-        self.ports.later(_DISK_FULL_RETRY_MS, self._flush)
 
     def _truncate(self, after: Index) -> None:
         entries = self.log.entries(after, bytes_max=1 << 40)
@@ -277,6 +231,7 @@ class Node:
 
     def _role_changed(self) -> None:
         leader = self.replica.leader
+        self.writes.reconsider()
         self.ports.event("role", role=self.replica.role.value, term=self.replica.term, leader=leader)
         if not self.leads_or_will:
             self.acks.abandon(f"{self.replica.name} no longer leads")
@@ -284,39 +239,16 @@ class Node:
 
     def _committed(self) -> None:
         self.reads.committed()
-        self._keep_membership()
+        self.syncing.keep_membership()
         if self.leads and not self._announcing:
             self._announcing = True
-            self.ports.later(_ANNOUNCE_MS, self._announce)
+            self.ports.later(_ANNOUNCE_BUSY_MS if self.writes.busy else _ANNOUNCE_MS, self._announce)
 
     def _announce(self) -> None:
         """Followers that no append has told of the commit index meanwhile hear of it now."""
         self._announcing = False
         self.replica.announce_commit()
         self.drain()
-
-    def _keep_membership(self) -> None:
-        """Remember a committed membership outside the log, which may drop its entry later.
-
-        Only one that the log holds durably: after a crash the log must not end before it.
-        """
-        found = self.replica.history.at(min(self.replica.commit, self.log.durable.index))
-        held = self.anchor.memberships[-1][0] if self.anchor.memberships else 0
-        if found is not None and found[0] > held and not self.installing:
-            self._save_anchor(msgspec.structs.replace(self.anchor, memberships=(found,)))
-
-    def _save_anchor(self, anchor: Anchor) -> None:
-        before, self.anchor = self.anchor, anchor
-
-        def failed(error: BaseException) -> None:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                self.anchor = before  # the file is the old one, whole; the next commit or sync tries again
-            else:
-                self.ports.fatal(error)
-
-        self.ports.run(
-            Lane.LOG, lambda: save_anchor(self.files, self._anchor_path, anchor), lambda _: None, failed
-        )
 
     # -- the state lane ---------------------------------------------------------------------
 
@@ -370,22 +302,24 @@ class Node:
             return
         elif self.leads_or_will:
             self._pump_leader()
-        elif self._engine_leads:
-            self._engine_leads = False
+        elif self.engine_leads:
+            self.engine_leads = False
+            self.writes.reconsider()
             self.run_state(self.engine.follow, lambda _: None)
         elif not self.applies.start() and not self.state_busy:
             self._checkpoint()
 
     def _pump_leader(self) -> None:
-        if not self._engine_leads:
+        if not self.engine_leads:
             if not self.applies.start() and not self.state_busy:
-                self.run_state(self.engine.lead, self._lead)
+                log_end = self.log.last.index
+                self.run_state(lambda: self.engine.lead(log_end), self._lead)
             return
         if self.applied < self.replica.last.index:
             self.set_applied(self.idle_end())
         if self.verifier.start() or self._checkpoint():
             return
-        if self._marked and self.writes.ready() and not self._checkpoint_waits():
+        if self.syncing.marked and self.writes.ready() and not self._checkpoint_waits():
             self.writes.start_group()
 
     def _lead(self, position: DatabasePosition | None) -> None:
@@ -393,13 +327,14 @@ class Node:
 
         The first group waits until the note is durable: without it a killed leader's surplus would not be known.
         """
-        self._engine_leads, self._marked = True, False
+        self.engine_leads, self.syncing.marked = True, False
+        self.writes.reconsider()
         self.set_applied(self.idle_end())
         mark = join_local(self.engine.capture_mark(), b"")
         last = self.log.last
         record = encode_local(EntryKind.MARK, last.term, last.index, mark, time_us=self.ports.wall_us())
         self.log.stage([], [record])
-        self._flush()
+        self.syncing.flush()
         self.ports.event("leading", term=self.replica.term)
 
     def _checkpoint_waits(self) -> bool:
@@ -425,7 +360,9 @@ class Node:
                 self.retainer.database_durable = database_durable
 
         def failed(error: BaseException) -> None:
-            if isinstance(error, Corruption) and not self.leads_or_will:
+            if isinstance(error, DiskFull):
+                self._checkpoint_not_before_ms = self.ports.now_ms() + self.settings.checkpoint_retry_ms
+            elif isinstance(error, Corruption) and not self.leads_or_will:
                 self.quarantine(error)
             else:
                 self.ports.fatal(error)
@@ -492,7 +429,9 @@ class Node:
 
     def installed(self, base: Position, membership: Membership, database: DatabasePosition | None) -> None:
         """The database and the log stand at ``base``: follow from there."""
-        self.anchor = Anchor(base=str(base), database=pack(database), memberships=((base.index, membership),))
+        self.syncing.anchor = Anchor(
+            base=str(base), database=pack(database), memberships=((base.index, membership),)
+        )
         self.installing = False
         self.quarantined = None
         self.replica.health = "ok"

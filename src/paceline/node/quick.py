@@ -33,13 +33,15 @@ class QuickGroups:
 
     def fits(self, requests: Sequence[WriteRequest], now_ms: int) -> bool:
         """Whether all of the group is known to be quick."""
-        texts, room, count = self._texts, _ARGUMENT_BYTES_MAX, 0
+        texts, room, count, known = self._texts, _ARGUMENT_BYTES_MAX, 0, None
         for request in requests:
             for sql, args in request.statements:
                 count += 1
-                since = texts.get(sql)
-                if since is None or since > now_ms:
-                    return False
+                if sql is not known and sql != known:
+                    since = texts.get(sql)
+                    if since is None or since > now_ms:
+                        return False
+                    known = sql
                 for value in args if type(args) is list else args.values():  # type: ignore[union-attr]
                     if type(value) is str or type(value) is bytes:
                         room -= len(value)

@@ -8,15 +8,13 @@ the limit under load.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from paceline.core.durability import parse_durability, unsatisfiable
 from paceline.core.entry import Entry
-from paceline.core.membership import Membership, majority
+from paceline.core.membership import majority
 from paceline.engines.base import Group, GroupResult, TookTooLong, WriteRequest
 from paceline.errors import (
-    DiskFull,
     NotLeader,
     Overloaded,
     PacelineError,
@@ -27,7 +25,7 @@ from paceline.errors import (
 )
 from paceline.ids import Index, Position
 from paceline.limits import GROUP_GATHER_MS, GROUP_REQUESTS_MAX, LOG_UNSYNCED_BYTES_MAX, WRITE_QUEUE_MAX
-from paceline.node.acks import Done, Waiting
+from paceline.node.acks import Done, Pending
 from paceline.node.quick import GIVE_UP_MS, QuickGroups
 
 if TYPE_CHECKING:
@@ -36,22 +34,18 @@ if TYPE_CHECKING:
 __all__ = ["Writes"]
 
 _LEVELS_MAX = 256
-
-
-@dataclass(slots=True)
-class _Queued:
-    request: WriteRequest
-    done: Done
-    deadline_ms: int
+_BUSY = 8
+_CROWD_FADES = 0.75
+"""What is left of the largest crowd seen, after each group."""
 
 
 class Writes:
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._queue: deque[_Queued] = deque()
-        self._facts: tuple[Membership | None, bool, DiskFull | None] | None = None
-        self._closed: PacelineError | None = None
-        self._levels: dict[str, str | PacelineError] = {}
+        self._queue: deque[Pending] = deque()
+        self._levels: dict[str, str] = {}
+        """What clients may ask for now, and its canonical text; emptied by ``reconsider``."""
+        self._crowd = 0.0
         self._gathering = False
         self._gathered = False
         self._quick = QuickGroups()
@@ -63,41 +57,48 @@ class Writes:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def busy(self) -> bool:
+        """Whether many clients write at once: another group will follow soon."""
+        return self._crowd >= _BUSY
+
+    def reconsider(self) -> None:
+        """Something changed on which it depends what this node takes: role, membership, a full disk."""
+        self._levels.clear()
+
     def submit(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
         """Queue a request; ``done`` is called exactly once, on the loop."""
-        refused = self._refusal(request)
-        if refused is not None:
-            done(refused)
-            return
-        self._queue.append(_Queued(request, done, self._node.ports.now_ms() + timeout_ms))
+        level = self._levels.get(request.durability)
+        if level is None or len(self._queue) >= WRITE_QUEUE_MAX:
+            refused = self._refusal(request.durability)
+            if refused is not None:
+                done(refused)
+                return
+            level = self._levels[request.durability]
+        request.durability = level
+        self._queue.append(Pending(request, done, self._node.ports.now_ms() + timeout_ms))
         self._node.pump_soon()
 
-    def _refusal(self, request: WriteRequest) -> PacelineError | None:
-        """Why the request is not taken, or None.  What all requests share is judged once per change of it."""
-        node = self._node
-        facts = (node.replica.membership, node.leads, node.disk_full)
-        if facts != self._facts:
-            self._facts = facts
-            self._closed = self._closed_because()
-            self._levels = {}
-        if self._closed is not None:
-            return self._closed
+    def _refusal(self, durability: str) -> PacelineError | None:
+        """Why such a request is not taken; None, and the level is known from now on."""
+        closed = self._closed_because()
+        if closed is not None:
+            return closed
         if len(self._queue) >= WRITE_QUEUE_MAX:
             return Overloaded(f"{WRITE_QUEUE_MAX} writes are queued already", hint="slow down and repeat")
-        level = self._levels.get(request.durability)
-        if level is None:
-            if len(self._levels) >= _LEVELS_MAX:
-                self._levels.clear()
-            level = self._levels[request.durability] = self._level(request.durability)
-        if isinstance(level, PacelineError):
-            return level
-        request.durability = level
+        try:
+            level = self._level(durability)
+        except UsageError as error:
+            return error
+        if len(self._levels) >= _LEVELS_MAX:
+            self._levels.clear()
+        self._levels[durability] = level
         return None
 
     def _closed_because(self) -> PacelineError | None:
         """Why this node takes no writes at all."""
         node, membership = self._node, self._node.replica.membership
-        if membership is None or not node.leads:
+        if membership is None or not node.leads_or_will:  # one that will lead in a moment queues what comes
             leader = node.replica.leader
             return NotLeader(f"{node.replica.name} does not lead", leader=str(leader) if leader else None)
         if membership.settings.writes != "on":
@@ -110,29 +111,26 @@ class Writes:
             return Unavailable(f"the cluster is forming: waiting for {missing}", hint="start these nodes")
         return None
 
-    def _level(self, durability: str) -> str | PacelineError:
-        """The level's canonical text, or why this cluster can never reach it."""
+    def _level(self, durability: str) -> str:
+        """The level's canonical text; ``UsageError`` when this cluster can never reach it."""
         membership = self._node.replica.membership
         assert membership is not None
-        try:
-            level = parse_durability(durability)
-        except UsageError as error:
-            return error
+        level = parse_durability(durability)
         followers = frozenset(str(m.name) for m in membership.members) - {str(self._node.replica.name)}
         why = unsatisfiable(level, followers)
         if why is not None:
-            return UsageError(why, hint="choose a durability that this cluster can reach")
+            raise UsageError(why, hint="choose a durability that this cluster can reach")
         return str(level)
 
     def ready(self) -> bool:
         """Whether a group may start now.
 
-        A group costs the same whether it is small or large.  So while more requests wait for their reply than
-        stand in the queue, a small queue waits a moment for the clients that are just being answered.
+        A group costs the same whether it is small or large.  So it waits a moment until as many requests
+        stand in the queue as there were clients lately, but no longer than ``GROUP_GATHER_MS``.
         """
         if not self._queue or self._node.log.staged_bytes >= LOG_UNSYNCED_BYTES_MAX:
             return False
-        if self._gathered or len(self._queue) >= self._node.acks.waiting:
+        if self._gathered or len(self._queue) >= min(self._crowd, GROUP_REQUESTS_MAX):
             return True
         if not self._gathering:
             self._gathering = True
@@ -148,6 +146,7 @@ class Writes:
         """Reserve the next place and run what is queued; False when the place is taken."""
         node = self._node
         self._gathered = False
+        self._crowd = max(len(self._queue) + node.acks.waiting, self._crowd * _CROWD_FADES)
         batch = self._collect()
         if not batch:
             return False
@@ -170,7 +169,7 @@ class Writes:
             self._run_on_lane(group, batch)
         return True
 
-    def _run_on_lane(self, group: Group, batch: list[_Queued]) -> None:
+    def _run_on_lane(self, group: Group, batch: list[Pending]) -> None:
         node, started_ms = self._node, self._node.ports.now_ms()
 
         def done(result: GroupResult) -> None:
@@ -180,7 +179,7 @@ class Writes:
 
         node.run_state(lambda: node.engine.run_group(group), done)
 
-    def _gave_up(self, group: Group, batch: list[_Queued], error: BaseException) -> None:
+    def _gave_up(self, group: Group, batch: list[Pending], error: BaseException) -> None:
         """A group that was thought quick was not: nothing of it happened, it runs again where it may take its time."""
         if not isinstance(error, TookTooLong):
             self._node.ports.fatal(error)
@@ -190,9 +189,9 @@ class Writes:
         group.give_up_at = None
         self._run_on_lane(group, batch)
 
-    def _collect(self) -> list[_Queued]:
+    def _collect(self) -> list[Pending]:
         now_ms = self._node.ports.now_ms()
-        batch: list[_Queued] = []
+        batch: list[Pending] = []
         while self._queue and len(batch) < GROUP_REQUESTS_MAX:
             queued = self._queue.popleft()
             if queued.deadline_ms <= now_ms:
@@ -213,7 +212,7 @@ class Writes:
         self.parts += 1
         self._node.append([part], [])
 
-    def _group_done(self, batch: list[_Queued], result: GroupResult) -> None:
+    def _group_done(self, batch: list[Pending], result: GroupResult) -> None:
         node = self._node
         self.groups += 1
         self.requests += len(batch)
@@ -232,16 +231,18 @@ class Writes:
         node.replica.release(node.ports.now_ms())
         node.drain()
 
-    def _wait(self, batch: list[_Queued], result: GroupResult, position: Position) -> None:
+    def _wait(self, batch: list[Pending], result: GroupResult, position: Position) -> None:
         acks = self._node.acks
-        levels: dict[str, list[Waiting]] = {}
+        levels: dict[str, list[Pending]] = {}
         for queued, outcome in zip(batch, result.outcomes, strict=True):
-            waiting = Waiting(outcome, queued.done, queued.deadline_ms)
+            queued.outcome = outcome
             level = queued.request.durability
             if outcome.repeated_at is not None:
-                acks.add(level, self._earlier(outcome.repeated_at) or position, [waiting])
+                acks.add(level, self._earlier(outcome.repeated_at) or position, [queued])
+            elif level in levels:
+                levels[level].append(queued)
             else:
-                levels.setdefault(level, []).append(waiting)
+                levels[level] = [queued]
         for level, replies in levels.items():
             acks.add(level, position, replies)
 

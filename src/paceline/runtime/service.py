@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from paceline.client.aio import AsyncClient
 from paceline.engines.base import Outcome, QueryResult, StatementResult, Value, WriteRequest
-from paceline.errors import NotLeader, PacelineError, SqlError, UsageError
+from paceline.errors import NotLeader, PacelineError, SqlError, Unavailable, UsageError
 from paceline.ids import Index, NodeId
 from paceline.node.acks import Done
 from paceline.node.replies import QueryReply, Receipt, WriteReply
@@ -45,7 +45,7 @@ class NodeService:
         if not request.durability:
             membership = node.replica.membership
             request.durability = membership.settings.durability if membership else "quorum"
-        if node.leads:
+        if node.leads_or_will:
             request.deadline = node.ports.deadline(timeout_ms)
             node.writes.submit(request, timeout_ms, done)
             return
@@ -82,7 +82,9 @@ class NodeService:
     def _leader_client(self) -> AsyncClient:
         """A client to the leader that this node knows; raises ``NotLeader`` when it knows none."""
         name, _, addresses = self.leader()
-        if addresses is None or name == self.name:
+        if name == self.name:
+            raise Unavailable(f"{name} is just taking over the leadership", hint="repeat in a moment")
+        if addresses is None:
             raise NotLeader(
                 f"{self.name} does not lead and knows no leader now",
                 leader=None,

@@ -27,6 +27,7 @@ class NativeServer:
         self.replies = Replies(service)
         self._connections_max = connections_max
         self._sessions: set[Session] = set()
+        self._unflushed: list[Session] = []
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -51,6 +52,17 @@ class NativeServer:
     @property
     def connections(self) -> int:
         return len(self._sessions)
+
+    def flush_soon(self, session: Session) -> None:
+        """Have the session write its replies at the end of this turn of the loop: one callback for all sessions."""
+        if not self._unflushed:
+            self.loop.call_soon(self._flush)
+        self._unflushed.append(session)
+
+    def _flush(self) -> None:
+        sessions, self._unflushed = self._unflushed, []
+        for session in sessions:
+            session.flush()
 
     def admit(self, session: Session) -> bool:
         """Count a new connection; False when there are too many already."""

@@ -32,6 +32,7 @@ from paceline.limits import (
     CLIENT_UNSENT_BYTES_ABORT,
     CLIENT_UNSENT_BYTES_MAX,
     KIB,
+    TIMEOUT_MS_DEFAULT,
 )
 from paceline.server.requests import check_args, check_sql, check_timeout, write_request
 from paceline.server.service import WriteReply
@@ -121,10 +122,11 @@ class Session(asyncio.Protocol):
         """Take what has arrived, as far as the bounds allow; read on only below them."""
         if self._closing:
             return
-        next_body = self._reader.next
+        reader = self._reader
         try:
-            while self._has_room():
-                body = next_body()
+            room = self._has_room()
+            while room and not reader.empty:
+                body = reader.next()
                 if body is None:
                     break
                 if self._greeted and type(request := protocol.decode_request(body)) is protocol.Execute:
@@ -133,12 +135,13 @@ class Session(asyncio.Protocol):
                     self._start(request, len(body))
                 else:
                     self._greet(body)
+                room = self._has_room()
         except ProtocolError as error:
             self._refuse(error)
             return
-        if self._has_room() is not self._reading and not self._transport.is_closing():
-            self._reading = not self._reading
-            (self._transport.resume_reading if self._reading else self._transport.pause_reading)()
+        if room is not self._reading and not self._transport.is_closing():
+            self._reading = room
+            (self._transport.resume_reading if room else self._transport.pause_reading)()
 
     def _has_room(self) -> bool:
         return (
@@ -186,7 +189,7 @@ class Session(asyncio.Protocol):
         self._inflight += 1
         self._inflight_bytes += size
         self._service.submit(
-            write, check_timeout(request.timeout_ms), partial(self._executed, request.number, size)
+            write, request.timeout_ms or TIMEOUT_MS_DEFAULT, partial(self._executed, request.number, size)
         )
 
     def _executed(self, number: int, size: int, reply: WriteReply | PacelineError) -> None:
@@ -194,12 +197,13 @@ class Session(asyncio.Protocol):
         self._inflight_bytes -= size
         if self._closing:
             return
-        try:
-            if isinstance(reply, PacelineError):
-                raise reply
-            frame = self._replies.written(number, reply)
-        except PacelineError as error:
-            frame = self._replies.failure(number, error)
+        if isinstance(reply, PacelineError):
+            frame = self._replies.failure(number, reply)
+        else:
+            try:
+                frame = self._replies.written(number, reply)
+            except PacelineError as error:  # values that cannot travel
+                frame = self._replies.failure(number, error)
         self._send(frame)
         if not self._reading:
             self._loop.call_soon(self._regulate)
@@ -283,24 +287,26 @@ class Session(asyncio.Protocol):
         if self._closing:
             return
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._server.flush_soon(self)
         self._out.append(frame)
         if len(frame) >= _LARGE_BYTES:
-            self._flush()  # now, so that the transport can say 'full' before the next query starts
+            self.flush()  # now, so that the transport can say 'full' before the next query starts
 
-    def _flush(self) -> None:
-        if self._out and not self._transport.is_closing():
-            self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
-            if self._transport.get_write_buffer_size() > CLIENT_UNSENT_BYTES_ABORT:
+    def flush(self) -> None:
+        """Write what was sent since the last time."""
+        out = self._out
+        if out and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if not self._flowing and self._transport.get_write_buffer_size() > CLIENT_UNSENT_BYTES_ABORT:
                 self._transport.abort()
-        self._out.clear()
+        out.clear()
 
     def _refuse(self, error: PacelineError) -> None:
         """Say why, then close; see the module docstring."""
         if self._closing:
             return
         self._send(self._replies.failure(None, error))
-        self._flush()
+        self.flush()
         self._closing = True
         self._timer.cancel()
         if self._transport.is_closing():

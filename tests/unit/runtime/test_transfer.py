@@ -176,7 +176,8 @@ class Breaking:
 async def test_transfer_that_breaks_again_and_again_resumes_until_done(tmp_path: Path) -> None:
     units = some_units(9000)
     place = layout(str(tmp_path))
-    breaks = iter([10, 100_000, 50, 150_000, 200_000, 250_000])
+    # In sum less than one transfer of everything, so each break comes, whatever was lost in flight before.
+    breaks = iter([10, 80_000, 50, 90_000, 100_000, 110_000])
     async with network(units) as net:
 
         def wrap(writer: asyncio.StreamWriter) -> Any:
@@ -191,7 +192,7 @@ async def test_transfer_that_breaks_again_and_again_resumes_until_done(tmp_path:
     assert content(FILES, place.incoming) == b"".join(net.provider.units)
     assert seen[-1].attempt == 7
     assert sum(p.trouble is not None for p in seen) == 6
-    assert seen[-1].units_received < 6000, "what had arrived did not travel again"
+    assert seen[-1].units_equal > 0, "what had arrived did not travel again"
 
 
 @pytest.mark.parametrize("at", [2, 30, 200, 5_000, 60_000, 120_000])

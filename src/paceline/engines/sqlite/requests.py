@@ -99,7 +99,7 @@ def decode_request_list(data: bytes) -> RequestList:
 
 def encode_requests(requests: Sequence[WriteRequest], outcomes: Sequence[Outcome]) -> bytes:
     """The body of a REQUESTS record without its capture mark: zstd of msgpack."""
-    logged = [_log(*pair) for pair in zip(requests, outcomes, strict=True)]
+    logged = [_log(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
     try:
         body = _compress(_encode(logged))
     except (TypeError, ValueError, OverflowError):
@@ -127,7 +127,9 @@ def _log(request: WriteRequest, outcome: Outcome) -> LoggedRequest:
         state, rows = type(outcome.error).__name__, 0
     else:
         state = "ok" if outcome.repeated_at is None else "repeated"
-        rows = sum([result.rows_affected for result in outcome.results or ()])
+        rows = 0
+        for result in outcome.results or ():
+            rows += result.rows_affected
     return LoggedRequest(
         request.statements, request.durability, request.request_id, request.client, state, rows
     )

@@ -27,6 +27,8 @@ _INT_MAX: Final = 2**63 - 1
 
 def check_args(args: Args, statement: int) -> Args:
     """``args`` with every value of a plain type; raises ``UsageError``."""
+    if type(args) is list and len(args) <= ARGS_MAX and _plain(map(type, args)):
+        return args
     if isinstance(args, dict):
         if not all(isinstance(name, str) for name in args):
             raise UsageError(f"statement {statement}: the names of named arguments must be text")

@@ -16,10 +16,10 @@
     ├── OutcomeUnknown             the write may or may not have happened
     ├── TokenLost                  the history of a session token is gone
     ├── ProtocolError              bytes from a peer or client that are not the protocol
+    ├── AppendFailed               the disk failed under the database: its files are in an unknown state, end the process
     └── Corruption                 bytes on disk or wire that fail their checks
         ├── BadEntry               a log record
         ├── HashMismatch           a page
-        ├── AppendFailed           the write-ahead log of the database is in an unknown state: end the process
         ├── Diverged               this copy does not continue the leader's history
         ├── LogFailed              a write or sync of the log failed: fatal for the node, never retried
         └── VoteLost               the vote file is missing or damaged: the node must not vote
@@ -169,7 +169,7 @@ class HashMismatch(Corruption):
     pass
 
 
-class AppendFailed(Corruption):
+class AppendFailed(PacelineError):
     """Fatal for the node: only a restart, and SQLite's own recovery, brings the database back to a known state."""
 
 

@@ -203,8 +203,11 @@ class Engine(Protocol):
         """Release everything; the database file is whole and up to date afterwards (checkpointed if possible)."""
         ...
 
-    def lead(self) -> DatabasePosition | None:
-        """Become the writer; return the verified position."""
+    def lead(self, log_end: Index) -> DatabasePosition | None:
+        """Become the writer; return the verified position.
+
+        ``log_end``: last index of the log, for ``surplus`` after a crash: marks up to there are of older reigns.
+        """
         ...
 
     def follow(self) -> DatabasePosition | None:
@@ -223,11 +226,15 @@ class Engine(Protocol):
         """Take back whole transactions, given newest first (parts too), as one atomic step for readers."""
         ...
 
-    def surplus(self, mark: bytes | None) -> list[Entry]:
-        """Transactions in the database after the capture ``mark`` of the log's last local record, oldest first.
+    def surplus(self, marks: Iterable[tuple[Index, bytes]]) -> list[Entry]:
+        """Transactions in the database that no whole entry of the log explains, oldest first.
 
-        Found after a crash of a leader between the database's commit and the log.  Pseudo-entries fit for
-        ``undo``.  Raises ``Diverged`` when the surplus can no longer be told apart.
+        ``marks``: the capture marks of the log's local records with their indexes, newest first, from the entry at
+        which the database says it stands (the log's end when the log does not know that entry).
+
+        Found after a crash of a leader: between the database's commit and the log, or in the middle of an entry
+        of several commits.  Pseudo-entries fit for ``undo``.  Raises ``Diverged`` when the surplus can no longer be
+        told apart.
         """
         ...
 

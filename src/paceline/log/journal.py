@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from paceline.core.entry import LOCAL_KINDS_FROM, Entry, EntryKind, decode_entry
@@ -211,14 +211,14 @@ class Log:
             return _Raw(record.body)
         return self._loose[index][1] if index in self._loose else None
 
-    def last_local(self) -> tuple[Index, EntryKind, _Raw] | None:
-        """The most recent local record."""
-        with_entry = self._table.last_local_index()
-        loose = max(self._loose, default=None)
-        if loose is not None and (with_entry is None or loose >= with_entry):
-            return loose, *self._loose[loose]
-        record = self._local_record(with_entry) if with_entry is not None else None
-        return (record.index, record.kind, _Raw(record.body)) if record is not None else None
+    def locals_back(self, end: Index) -> Iterator[tuple[Index, _Raw]]:
+        """The bodies of local records with their indexes, newest first, from the one of ``end`` or before it."""
+        loose = [index for index in self._loose if index <= end]
+        for index in sorted({*loose, *self._table.local_indexes(end)}, reverse=True):
+            if index in self._loose:
+                yield index, self._loose[index][1]
+            if (record := self._local_record(index)) is not None:
+                yield index, _Raw(record.body)
 
     def _local_record(self, index: Index) -> Entry | None:
         fresh = self._tail.local(index)

@@ -9,7 +9,7 @@ columns, since only a leader writes them.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 from paceline.core.entry import EntryKind
 from paceline.ids import CHAIN_BYTES, Index, Position, Term
@@ -89,8 +89,9 @@ class EntryTable:
             return self._local_offsets[row]
         return None
 
-    def last_local_index(self) -> Index | None:
-        return Index(self._local_indexes[-1]) if self._local_indexes else None
+    def local_indexes(self, end: Index) -> list[Index]:
+        """Entries up to ``end`` that have a local record."""
+        return [Index(index) for index in self._local_indexes[: bisect_right(self._local_indexes, end)]]
 
     def group_offset(self, index: Index) -> int:
         """Where the entry's own records begin: at its local record if it has one."""

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from paceline.core.entry import Entry, EntryKind
-from paceline.errors import Corruption
+from paceline.errors import Corruption, DiskFull
 from paceline.ids import DatabasePosition, Index
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Applies"]
 
 BATCH_BYTES = 4 * 1024 * 1024
+_DISK_FULL_RETRY_MS = 1_000
 
 
 class Applies:
@@ -30,6 +31,8 @@ class Applies:
         self._interval_ms = interval_ms
         self._started_ms = -interval_ms
         self._timer = False
+        self.disk_full: DiskFull | None = None
+        """There was no room to apply; nothing happened, and it is tried again."""
         self.batches = 0
         self.entries = 0
 
@@ -44,7 +47,11 @@ class Applies:
         """Start a batch on the state lane if there is one due."""
         node = self._node
         target = self.target()
-        if node.applied >= target or not (node.leads_or_will or self._due()):
+        if node.applied >= target:
+            return False
+        if self.disk_full is not None and self._timer:
+            return True
+        if not (node.leads_or_will or self._due()):
             return False
         end = self._batch_end(target)
         if end is None:
@@ -126,6 +133,7 @@ class Applies:
 
     def _applied(self, end: Index, barrier: Entry | None, position: DatabasePosition | None) -> None:
         node = self._node
+        self.disk_full = None
         self.batches += 1
         self.entries += end - node.applied
         node.set_applied(end)
@@ -134,7 +142,13 @@ class Applies:
         node.drain()
 
     def _failed(self, error: BaseException) -> None:
+        node = self._node
         if isinstance(error, Corruption):
-            self._node.quarantine(error)
+            node.quarantine(error)
+        elif isinstance(error, DiskFull):
+            if self.disk_full is None:
+                node.ports.event("disk-full", message=error.message)
+            self.disk_full, self._timer = error, True
+            node.ports.later(_DISK_FULL_RETRY_MS, self._wake)
         else:
-            self._node.ports.fatal(error)
+            node.ports.fatal(error)

@@ -219,9 +219,8 @@ class _Recovery:
         try:
             database = self.engine.open()
             end = end_of(self.log, database, self.anchor)
-            if end is None or end >= self._last_transaction():
-                database = self._undo_surplus(database)
-                end = end_of(self.log, database, self.anchor)
+            database = self._undo_surplus(database, self.log.last.index if end is None else end)
+            end = end_of(self.log, database, self.anchor)
         except Corruption as error:
             self.failure = error
             return self.log.base.index, f"quarantined: {error.message}"
@@ -236,12 +235,9 @@ class _Recovery:
             index = Index(index - 1)
         return index
 
-    def _undo_surplus(self, database: DatabasePosition | None) -> DatabasePosition | None:
-        local = self.log.last_local()
-        if local is None:
-            return database  # never led: a follower applies only what its log has
-        mark, _ = split_local(local[2])
-        surplus = self.engine.surplus(mark)
+    def _undo_surplus(self, database: DatabasePosition | None, end: Index) -> DatabasePosition | None:
+        marks = ((index, split_local(body)[0]) for index, body in self.log.locals_back(end))
+        surplus = self.engine.surplus(marks)
         if not surplus:
             return database
         self._keep(surplus)

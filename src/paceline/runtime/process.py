@@ -18,7 +18,7 @@ from paceline.core.effects import Timing
 from paceline.core.membership import Membership
 from paceline.core.messages import Message
 from paceline.engines.base import Engine
-from paceline.errors import DiskFull, NotLeader, PacelineError, UsageError
+from paceline.errors import DiskFull, Diverged, NotLeader, PacelineError, UsageError
 from paceline.ids import DatabasePosition, Index, NodeId, Term
 from paceline.limits import ELECTION_TIMEOUT_MS, START_BYTES_MIN, TICK_MS
 from paceline.log.custody import Custody
@@ -127,7 +127,8 @@ class NodeProcess:
             files, paths.log, cluster=bytes.fromhex(cluster), segment_bytes=self.config.settings.segment_bytes
         )
         if files.exists(self.layout.units):
-            self.engine.open()
+            with contextlib.suppress(Diverged):  # open nevertheless, and the plan brings it right
+                self.engine.open()
         try:
             run_plan(
                 files,

@@ -46,13 +46,13 @@ class NodeProvider:
         node.pin(pinned)
         pin, position = await future
         hold = node.retainer.hold(position.index)
-        found = node.replica.history.at(position.index)
+        membership = node.replica.history.at_or_after(position.index)
         self._count += 1
         try:
             yield PinnedImage(
                 pin=pin,
                 position=position,
-                config=found[1].encode() if found else b"",
+                config=membership.encode() if membership else b"",
                 snapshot=f"{node.replica.name}-{position.index}-{self._count}",
             )
         finally:

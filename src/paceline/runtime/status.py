@@ -83,7 +83,7 @@ class StatusReport:
         node = self._process.node
         if node.quarantined:
             return node.quarantined
-        if node.disk_full is not None:
+        if node.disk_full or node.applies.disk_full:
             return "disk full"
         if node.replica.leader is None:
             return "no leader"

@@ -35,7 +35,7 @@ class Node:
         log, _ = Log.open(RealFiles(), str(path / "log"), cluster=b"c" * 16)
         engine = SqliteEngine(str(path / "db" / "main.db"), cluster="c" * 32)
         engine.open()
-        engine.lead()
+        engine.lead(Index(0))
         self.engine = engine
         for number, statement in enumerate(STATEMENTS):
             self._run(log, statement, time_us=1_700_000_000_000_000 + number)

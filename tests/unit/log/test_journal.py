@@ -60,7 +60,7 @@ def test_new_log_is_empty_and_says_that_it_was_created() -> None:
     assert log.base == log.last == log.durable == GENESIS
     assert (log.first_index, log.segments, log.bytes) == (1, 1, SEGMENT_HEADER_BYTES)
     assert not log.pending
-    assert log.last_local() is None
+    assert newest_local(log) is None
     assert log.entries(Index(0), bytes_max=100) == []
 
 
@@ -134,6 +134,10 @@ def test_entry_that_does_not_continue_the_log_is_refused() -> None:
     assert not log.pending
 
 
+def newest_local(log: Log) -> tuple[Index, bytes] | None:
+    return next(log.locals_back(log.last.index), None)
+
+
 def test_local_records_stand_beside_their_entries() -> None:
     disk = new_disk()
     log = open_log(disk)
@@ -141,11 +145,11 @@ def test_local_records_stand_beside_their_entries() -> None:
     log.stage(entries, [local_of(entries[2], b"three"), local_of(entries[0], b"one")])
     for _ in range(2):
         assert [log.local(Index(i)) for i in range(5)] == [None, b"one", None, b"three", None]
-        assert log.last_local() == (3, EntryKind.REQUESTS, b"three")
+        assert newest_local(log) == (3, b"three")
         log.flush()
         log = open_log(disk)
     log.truncate(Index(2))
-    assert log.last_local() == (1, EntryKind.REQUESTS, b"one")
+    assert newest_local(log) == (1, b"one")
     assert log.local(Index(3)) is None
 
 
@@ -172,11 +176,14 @@ def test_loose_local_record_is_the_most_recent_until_its_entry_goes() -> None:
     log.truncate(Index(2))
     log.flush()
     for _ in range(2):
-        assert log.last_local() == (2, EntryKind.MARK, b"mark")
+        assert newest_local(log) == (2, b"mark")
         assert log.local(Index(2)) == b"two"
+        assert [*log.locals_back(Index(2))] == [(2, b"mark"), (2, b"two")] and not [
+            *log.locals_back(Index(1))
+        ]
         log = open_log(disk)
     log.truncate(Index(1))
-    assert log.last_local() is None
+    assert newest_local(log) is None
 
 
 def test_local_record_of_an_unknown_entry_is_a_programmer_error() -> None:

@@ -21,8 +21,7 @@ of a snapshot.  All three go the same way (``_publish``).
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import apsw
 import numpy as np
@@ -30,13 +29,13 @@ import numpy as np
 from paceline.engines.sqlite import plainfile, state
 from paceline.engines.sqlite.connect import EngineOptions, create_database
 from paceline.engines.sqlite.formats.page import PageDelta, check_sequence, merge
-from paceline.engines.sqlite.guard import Guard
+from paceline.engines.sqlite.guard import Guard, translate
 from paceline.engines.sqlite.mark import Mark
 from paceline.engines.sqlite.pagesource import ABSENT, PageSource, page_hash
 from paceline.engines.sqlite.walformat import IndexHeader, is_page_size, lock_page
 from paceline.engines.sqlite.walindex import WalIndex
 from paceline.engines.sqlite.walwriter import Append, WalWriter
-from paceline.errors import Corruption, Diverged, HashMismatch, Unavailable
+from paceline.errors import Corruption, DiskFull, Diverged, HashMismatch, Unavailable
 from paceline.files import Files, RealFiles
 from paceline.limits import APPLY_BYTES_MAX, APPLY_PAGES_MAX, CHECKPOINT_FRAMES
 
@@ -46,15 +45,27 @@ __all__ = ["Applier"]
 class Applier:
     """The follower's side of ``path``; all methods belong to the state lane."""
 
-    def __init__(self, path: str, *, page_size: int = 4096, files: Files | None = None) -> None:
-        """``page_size`` is that of a new database; one that exists keeps its own."""
+    def __init__(
+        self,
+        path: str,
+        *,
+        page_size: int = 4096,
+        files: Files | None = None,
+        close_reads: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``page_size`` is that of a new database; one that exists keeps its own.
+
+        ``close_reads`` is called before the file is replaced by one of another page size, which nobody may read then.
+        """
         self.path = path
         self._new_page_size = page_size
         self._files = files or RealFiles()
+        self._close_reads = close_reads
         self._guard = Guard(path)
         self._checkpointed = b""
         self._led_from = b""
         """Where the last reign began, until this node applies, undoes or installs."""
+        self._led_at = 0
         self._suspicion = ""
         """Why the files are not trusted, until the node re-syncs, applies or leads."""
         self._writer: WalWriter
@@ -75,19 +86,21 @@ class Applier:
         if note is not None:
             if self._index is None:
                 reason = state.foreign_write(note, self.path)
-            self._checkpointed, self._led_from = note.checkpointed, note.led_from
+            self._checkpointed, self._led_from, self._led_at = note.checkpointed, note.led_from, note.led_at
         self._guard.take()
         self._attach()
         self._suspicion = reason or ""
         self._note(clean=False)
         return reason
 
-    def release_for_leading(self) -> bytes:
+    def release_for_leading(self, log_end: int = 0) -> bytes:
         """Let a writer in; returns the capture mark from which the leader's capture goes on.
 
-        An idle connection keeps the log's files alive.  ``open`` takes the lock back.
+        ``log_end``: last index of the node's log.  An idle connection keeps the log's files alive.  ``open`` takes
+        the lock back.
         """
-        self._led_from, self._suspicion = self.mark, ""
+        self._writer.sync()
+        self._led_from, self._led_at, self._suspicion = self.mark, log_end, ""
         self._note(clean=False)
         self._guard.release()
         return self._led_from
@@ -137,12 +150,24 @@ class Applier:
     # changing the database
 
     def apply(self, deltas: Iterable[PageDelta]) -> None:
-        """Apply whole transactions, oldest first, as one atomic step for readers."""
+        """Apply whole transactions, oldest first, as one atomic step for readers.
+
+        A reign's end is noted first: when the process dies behind the publication, the log in the note's place
+        would be another one than the capture marks of that reign speak of.  Nothing is missed by it: whoever
+        applies has undone what its own log lacks.
+        """
+        self._end_reign()
         self._change(deltas)
+        self._trust()
 
     def undo(self, deltas: Iterable[PageDelta]) -> None:
-        """Take back whole transactions, newest first (their parts too), as one atomic step for readers."""
+        """Take back whole transactions, newest first (their parts too), as one atomic step for readers.
+
+        Afterwards the reign's end is noted: until then the surplus is found again.
+        """
         self._change(_backwards(deltas))
+        self._end_reign()
+        self._trust()
 
     def install(self, unit_bytes: int, unit_count: int, units: Iterable[tuple[int, bytes]]) -> None:
         """Bring the database to an image of ``unit_count`` pages; ``units`` are those that differ."""
@@ -162,6 +187,8 @@ class Applier:
         if not have.all():
             raise Corruption(f"the snapshot lacks page {np.argmin(have)}", hint="start the transfer again")
         self._publish(append, unit_count, {})
+        self._end_reign()
+        self._trust()
 
     def checkpoint(self) -> bool:
         """Empty the log into the database file.  True when it was emptied.
@@ -174,15 +201,21 @@ class Applier:
         earlier = self._checkpointed
         if before.frames:
             self._checkpointed = mark
-        self._note(clean=False, moving=True)
         emptied = False
         try:
-            emptied = self._guard.checkpoint()
-        finally:
-            if self._guard.held:
-                self._attach_checked(before, emptied=emptied)
-        if not emptied:
+            self._note(clean=False, moving=True)
+            try:
+                emptied = self._guard.checkpoint()
+            finally:
+                if self._guard.held:
+                    self._attach_checked(before, emptied=emptied)
+        except DiskFull:
             self._checkpointed = earlier
+            raise
+        if not emptied:
+            assert self._index is not None
+            if self._index.checkpoint_info().backfilled < before.frames:
+                self._checkpointed = earlier
             self._writer.sync()
         self._note(clean=False)
         return emptied
@@ -236,6 +269,7 @@ class Applier:
             clean=clean,
             checkpointed=self._checkpointed,
             led_from=self._led_from,
+            led_at=self._led_at,
             suspicion=self._suspicion,
             moving=moving,
         )
@@ -329,7 +363,6 @@ class Applier:
         """Commit and move the snapshot on.  ``fresh``: images worth keeping in the cache."""
         if not append.pages:
             if page_count == self.page_count:
-                self._settle()
                 return
             # Only the size changes: the commit mark needs a frame to stand on.
             image, _ = self._source.read(1)
@@ -340,13 +373,26 @@ class Applier:
         for page, (image, digest) in fresh.items():
             if page <= page_count:
                 self._source.put(page, image, digest)
-        self._settle()
 
-    def _settle(self) -> None:
-        """The first change as a follower ends what the note kept of a reign or of a suspicion."""
-        if self._led_from or self._suspicion:
-            self._led_from, self._suspicion = b"", ""
-            self._note(clean=False)
+    def _end_reign(self) -> None:
+        """Note that no surplus of a reign is left: what stands in the log now is durable, and stays."""
+        if self._led_from:
+            self._writer.sync()
+            before, self._led_from = self._led_from, b""
+            try:
+                self._note(clean=False)
+            except DiskFull:
+                self._led_from = before
+                raise
+
+    def _trust(self) -> None:
+        """A change that fits every page ends a suspicion; the next one does when the disk is full now."""
+        if self._suspicion:
+            before, self._suspicion = self._suspicion, ""
+            try:
+                self._note(clean=False)
+            except DiskFull:
+                self._suspicion = before
 
     def _recreate(self, page_size: int) -> None:
         """Another page size: only an empty database may be made anew, and only while nobody has it open."""
@@ -354,18 +400,19 @@ class Applier:
         if self.page_count > 1 or int.from_bytes(first[103:105], "big"):
             raise HashMismatch(f"the leader's page size is {page_size}, this database has {self.page_size}")
         assert self._index is not None
+        self._close_reads()
         self._index.close()
         self._index = None
         self._guard.close(remove_log=True)
         try:
-            _remove_unless_open(self.path)
+            _remove_unless_open(self.path, self._files)
             create_database(self.path, EngineOptions(page_size=page_size), self._files)
         finally:
             self._guard.take()
             self._attach()
 
 
-def _remove_unless_open(path: str) -> None:
+def _remove_unless_open(path: str, files: Files) -> None:
     """Delete an empty database; :class:`Unavailable` when anybody has it open."""
     connection = apsw.Connection(path)
     try:
@@ -376,10 +423,12 @@ def _remove_unless_open(path: str) -> None:
             f"{path} must be made anew with another page size, but somebody has it open",
             hint="close the programs that read it",
         ) from None
+    except apsw.Error as error:
+        raise translate(error, path) from error
     finally:
         connection.close()
     plainfile.forget(path)
-    os.unlink(path)
+    files.unlink(path)
 
 
 def _backwards(deltas: Iterable[PageDelta]) -> Iterator[PageDelta]:

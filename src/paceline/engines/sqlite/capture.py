@@ -43,7 +43,7 @@ from paceline.engines.sqlite.walformat import (
     lock_page,
 )
 from paceline.engines.sqlite.walindex import WalIndex
-from paceline.errors import Diverged
+from paceline.errors import DiskFull, Diverged
 from paceline.files import Files, RealFiles
 from paceline.limits import CHECKPOINT_FRAMES, PART_RAW_BYTES
 
@@ -196,6 +196,7 @@ class Capture:
         self._own_commits = 0
         self._window: tuple[Window, IndexHeader] | None = None
         self._checkpointed = self._led_from = b""
+        self._led_at = 0
 
     def attach(self, connection: apsw.Connection, mark: bytes | None) -> None:
         """Capture what is committed after ``mark`` (of ``Applier.release_for_leading``); None: from now on.
@@ -219,7 +220,8 @@ class Capture:
             self._check_continues(header)
         self._source.reset(self._mark.page_count, self._index.pages(0, self._mark.frame))
         note = state.read_note(self._files, self.path)
-        self._checkpointed, self._led_from = (note.checkpointed, note.led_from) if note else (b"", b"")
+        if note is not None:
+            self._checkpointed, self._led_from, self._led_at = note.checkpointed, note.led_from, note.led_at
 
     def detach(self) -> None:
         """Stop capturing; the connection stays open."""
@@ -256,6 +258,9 @@ class Capture:
         self._window = None
         if header.frames == after:
             return
+        if not after:
+            # SQLite began the log anew, which it does when all of it is in the file: so are the images before.
+            self._source.restart(self._source.page_count)
         window = Window(self._wal, self._index, self._source, after, header)
         yield from window.deltas()
         self._check_file(after)
@@ -270,8 +275,6 @@ class Capture:
         self._own_commits = 0
         source = self._source
         restarted = header.salts != self._mark.salts
-        if restarted:
-            source.restart(source.page_count)
         source.advance(window.page_count, window.pages, window.frames)
         for page, image, digest in window.single:
             source.put(page, image, digest)
@@ -290,9 +293,15 @@ class Capture:
         if not self._mark.frame:
             return True
         earlier, self._checkpointed = self._checkpointed, self.mark()
-        self._note(moving=True)
-        if not empty_log(self._connection, self.path):
+        try:
+            self._note(moving=True)
+            emptied = empty_log(self._connection, self.path)
+        except DiskFull:
             self._checkpointed = earlier
+            raise
+        if not emptied:
+            if self._index.checkpoint_info().backfilled < self._mark.frame:
+                self._checkpointed = earlier
             self._note()
             return False
         header = self._index.header()
@@ -315,6 +324,7 @@ class Capture:
             clean=False,
             checkpointed=self._checkpointed,
             led_from=self._led_from,
+            led_at=self._led_at,
             suspicion="",
             moving=moving,
         )

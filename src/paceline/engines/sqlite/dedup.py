@@ -4,6 +4,8 @@ A request id is remembered inside the transaction that applied it, so the
 memory is replicated, travels with snapshots and is rewound with the log like
 any data.  One row per group, made only for groups that had ids:
 ``(first_index, at, body)`` with body = msgpack ``[[id, results | nil], ...]``.
+``at`` is no time of day, which may be set forward by an hour: it counts the
+seconds of all reigns, each going on from the newest row.
 
 A leader reads the table when its reign starts and keeps a dict beside it; the
 dict changes only when the transaction has committed.  Bounded by count and by
@@ -14,6 +16,7 @@ they changed nothing and may be sent again.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Final
 
@@ -58,7 +61,12 @@ class Dedup:
     """The memory of one reign.  ``count_max`` and ``seconds_max`` bound it."""
 
     def __init__(
-        self, connection: apsw.Connection, *, count_max: int = DEDUP_COUNT, seconds_max: int = DEDUP_SECONDS
+        self,
+        connection: apsw.Connection,
+        *,
+        monotonic: Callable[[], float],
+        count_max: int = DEDUP_COUNT,
+        seconds_max: int = DEDUP_SECONDS,
     ) -> None:
         self._execute = connection.cursor().execute
         self._count_max = count_max
@@ -71,6 +79,8 @@ class Dedup:
         self._present = bool(self._execute(_PRESENT).fetchall())
         if self._present:
             self._load()
+        self._monotonic = monotonic
+        self._reign_began = monotonic() - (self._rows[-1].at if self._rows else 0)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -109,10 +119,11 @@ class Dedup:
         self._written = None
         self._forgotten = 0
 
-    def write(self, first_index: Index, at: int) -> None:
+    def write(self, first_index: Index) -> None:
         """Put the group's ids into its own transaction, and remove what is too old or too many."""
         if not self._group:
             return
+        at = int(self._monotonic() - self._reign_began)
         if not self._present:
             self._execute(_CREATE)
         items = self._same_entry(first_index) | self._group

@@ -71,7 +71,9 @@ class SqliteEngine:
         self._files = files or RealFiles()
         self._statements = Statements()
         self._readers = Readers(path, options=self._options, statements=self._statements, monotonic=monotonic)
-        self._applier = Applier(path, page_size=self._options.page_size, files=self._files)
+        self._applier = Applier(
+            path, page_size=self._options.page_size, files=self._files, close_reads=self._close_reads
+        )
         self._observer: apsw.Connection | None = None
         self._writer: Writer | None = None
         self._capture: Capture | None = None
@@ -104,9 +106,9 @@ class SqliteEngine:
             self._observer = None
         self._applier.close()
 
-    def lead(self) -> DatabasePosition | None:
+    def lead(self, log_end: Index) -> DatabasePosition | None:
         assert self._writer is None, "already leading"
-        mark = self._applier.release_for_leading()
+        mark = self._applier.release_for_leading(log_end)
         writer: Writer | None = None
         try:
             writer = Writer(
@@ -200,12 +202,12 @@ class SqliteEngine:
     def capture_mark(self) -> bytes:
         return self._capture.mark() if self._capture is not None else self._applier.mark
 
-    def surplus(self, mark: bytes | None) -> list[Entry]:
+    def surplus(self, marks: Iterable[tuple[Index, bytes]]) -> list[Entry]:
         assert self._writer is None, "surplus is asked before leading"
         at = self._position or _NOWHERE
         slot = Slot(at.term, at.first_index, ZERO_CHAIN)
         entries: list[Entry] = []
-        for parts in surplus(self.path, mark, self._applier.page_size, self._files):
+        for parts in surplus(self.path, marks, self._applier.page_size, self._files):
             for delta in parts:
                 body, flags = encode(delta)
                 kind = EntryKind.TXN if delta.last else EntryKind.TXN_PART
@@ -235,7 +237,6 @@ class SqliteEngine:
         self, unit_bytes: int, unit_count: int, units: Iterable[tuple[int, bytes]]
     ) -> DatabasePosition | None:
         assert self._writer is None, "a leader does not install"
-        self._close_reads()
         self._applier.install(unit_bytes, unit_count, units)
         self._observe()
         assert self._observer is not None
@@ -243,7 +244,7 @@ class SqliteEngine:
         return self._position
 
     def _close_reads(self) -> None:
-        """An image of another page size replaces the file, which only works while nobody reads it."""
+        """Another page size replaces the file, which only works while nobody reads it."""
         self._readers.reopen()
         if self._observer is not None:
             self._observer.close(True)

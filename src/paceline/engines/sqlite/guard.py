@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import apsw
 
-from paceline.errors import Corruption, DiskFull, PacelineError, Unavailable
+from paceline.errors import AppendFailed, Corruption, DiskFull, PacelineError, Unavailable
 
-__all__ = ["Guard", "empty_log"]
+__all__ = ["Guard", "empty_log", "translate"]
 
 BUSY_MS = 5_000
 
@@ -69,7 +69,7 @@ class Guard:
             fresh.execute("BEGIN IMMEDIATE")
         except apsw.Error as error:
             fresh.close()
-            raise _translate(error, self._path) from error
+            raise translate(error, self._path) from error
         old, self._connection = self._connection, fresh
         self._held = True
         if old is not None:
@@ -79,7 +79,7 @@ class Guard:
         try:
             connection = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
         except apsw.Error as error:
-            raise _translate(error, self._path) from error
+            raise translate(error, self._path) from error
         try:
             connection.set_busy_timeout(BUSY_MS)
             connection.wal_autocheckpoint(0)
@@ -93,7 +93,7 @@ class Guard:
         except BaseException as error:
             connection.close()
             if isinstance(error, apsw.Error):
-                raise _translate(error, self._path) from error
+                raise translate(error, self._path) from error
             raise
         return connection
 
@@ -110,12 +110,13 @@ def empty_log(connection: apsw.Connection, path: str) -> bool:
     except (apsw.BusyError, apsw.LockedError):
         return False
     except apsw.Error as error:
-        raise _translate(error, path) from error
+        raise translate(error, path) from error
     finally:
         connection.set_busy_timeout(BUSY_MS)
 
 
-def _translate(error: apsw.Error, path: str) -> PacelineError:
+def translate(error: apsw.Error, path: str) -> PacelineError:
+    """What SQLite says of a database that only this node writes, as an error of ours."""
     if isinstance(error, (apsw.BusyError, apsw.LockedError)):
         return Unavailable(
             f"another program holds the write lock of {path}",
@@ -123,4 +124,8 @@ def _translate(error: apsw.Error, path: str) -> PacelineError:
         )
     if isinstance(error, apsw.FullError):
         return DiskFull(f"no space for {path}", hint="free space on this disk")
-    return Corruption(f"{path}: {error}", hint="restore it from a snapshot or a backup")
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return Corruption(f"{path}: {error}", hint="restore it from a snapshot or a backup")
+    # After a failed sync the kernel may show bytes that the disk never got: nothing here is to be tried again.
+    what = str(error) or type(error).__name__
+    return AppendFailed(f"{path}: {what}", hint="the node ends; look at its disk, then start it again")

@@ -18,7 +18,7 @@ import threading
 from paceline.engines.sqlite.walformat import is_page_size
 from paceline.errors import Corruption
 
-__all__ = ["descriptor", "file_shape", "forget", "pread_all", "pwrite_all"]
+__all__ = ["descriptor", "file_shape", "forget", "pread_all", "pwrite_all", "sync"]
 
 _lock = threading.Lock()
 _open: dict[str, list[tuple[int, int, int]]] = {}
@@ -69,6 +69,11 @@ def pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     written = os.pwrite(fd, data, offset)
     while written < len(data):
         written += os.pwrite(fd, memoryview(data)[written:], offset + written)
+
+
+def sync(fd: int) -> None:
+    """Make what was written durable (fdatasync)."""
+    os.fdatasync(fd)
 
 
 def file_shape(database: str) -> tuple[int, int]:

@@ -14,12 +14,15 @@ follower.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final
 
 import msgspec
 
+from paceline.engines.sqlite.mark import Mark
 from paceline.engines.sqlite.walformat import WAL_HEADER_BYTES, wal_header_salts
+from paceline.errors import DiskFull
 from paceline.files import Files, write_atomic
 
 __all__ = ["NO_LOG", "Note", "foreign_write", "read_note", "write_note"]
@@ -34,8 +37,10 @@ class Note(msgspec.Struct, frozen=True):
     """``salts``: of the log in use, zero when it had no frames yet (who begins it chooses new salts).
 
     ``size``/``mtime_ns``: of the file when the note was written.
-    ``checkpointed``: encoded capture mark up to which everything is in the file, empty when unknown.
-    ``led_from``: encoded mark where a reign began that no apply has followed, else empty.
+    ``checkpointed``: encoded capture mark up to which everything is in the file, empty when unknown; whoever writes
+    next may begin the log anew.
+    ``led_from``: encoded mark where a reign began that no apply has followed, else empty.  Durable in the log.
+    ``led_at``: end of the node's log when that reign began; marks up to there are of older reigns.
     ``moving``: a checkpoint of ours began; the file may have changed, and the log may be empty.
     ``suspicion``: a foreign write was found and the node has not re-synced since, else empty.
     """
@@ -46,6 +51,7 @@ class Note(msgspec.Struct, frozen=True):
     clean: bool
     checkpointed: bytes = b""
     led_from: bytes = b""
+    led_at: int = 0
     suspicion: str = ""
     moving: bool = False
     version: int = NOTE_VERSION
@@ -63,10 +69,11 @@ def write_note(
     clean: bool,
     checkpointed: bytes,
     led_from: bytes,
+    led_at: int,
     suspicion: str,
     moving: bool,
 ) -> None:
-    """Note the database file as it is now, durably."""
+    """Note the database file as it is now, durably; raises :class:`DiskFull` with the old note in place."""
     stat = os.stat(database)
     note = Note(
         salts=salts,
@@ -75,10 +82,16 @@ def write_note(
         clean=clean,
         checkpointed=checkpointed,
         led_from=led_from,
+        led_at=led_at,
         suspicion=suspicion,
         moving=moving,
     )
-    write_atomic(files, _path(database), msgspec.json.encode(note))
+    try:
+        write_atomic(files, _path(database), msgspec.json.encode(note))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no space for {_path(database)}", hint="free space on this disk") from error
+        raise
 
 
 def read_note(files: Files, database: str) -> Note | None:
@@ -107,6 +120,10 @@ def foreign_write(note: Note, database: str) -> str | None:
     header = _log_header(database)
     if not header:
         return "the database file was changed while the node was down" if touched else None
+    if note.checkpointed and Mark.decode(note.checkpointed).salts == wal_header_salts(header):
+        # SQLite does not sync the cut (or the removal) that ends a checkpoint: a power cut brings the old log back.
+        # All of it is in the file, and no frame of a newer log was ever on the disk.
+        return "the database file was changed while the node was down" if touched else None
     if note.clean:
         return "a write-ahead log appeared while the node was down"
     if note.salts == NO_LOG:
@@ -118,9 +135,13 @@ def foreign_write(note: Note, database: str) -> str | None:
 
 
 def _log_header(database: str) -> bytes:
-    """The log's header, empty when there is no log.  No connection is open: closing the file is safe."""
+    """The log's header, empty when there is no log.  No connection is open: closing the file is safe.
+
+    A header alone is no log to SQLite either: a power cut took the frames, and whoever writes next chooses new salts.
+    """
     try:
         with open(database + "-wal", "rb") as file:
-            return file.read(WAL_HEADER_BYTES)
+            raw = file.read(WAL_HEADER_BYTES + 1)
     except FileNotFoundError:
         return b""
+    return raw[:WAL_HEADER_BYTES] if len(raw) > WAL_HEADER_BYTES else b""

@@ -33,7 +33,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from paceline.engines.sqlite.plainfile import descriptor, pread_all, pwrite_all
+from paceline.engines.sqlite.plainfile import descriptor, pread_all, pwrite_all, sync
 from paceline.engines.sqlite.walformat import (
     FRAME_HEADER_BYTES,
     WAL_HEADER_BYTES,
@@ -71,9 +71,9 @@ class WalWriter:
         return Append(self)
 
     def sync(self) -> None:
-        """Make everything published so far durable."""
-        with _fatal("sync"):
-            os.fdatasync(self.fd)
+        """Make everything published so far durable.  Never tried again: the kernel forgets what it could not write."""
+        with _fatal("sync", full_is_survivable=False):
+            sync(self.fd)
 
 
 class Append:
@@ -174,7 +174,7 @@ class Append:
             sequence = int.from_bytes(old[12:16], "big") + 1 if len(old) == WAL_HEADER_BYTES else 0
             raw, self._state = wal_header(writer.page_size, sequence, writer.salts)
             pwrite_all(writer.fd, raw, 0)
-            os.fdatasync(writer.fd)
+            sync(writer.fd)
             self._header = replace(
                 self._header,
                 salts=writer.salts,
@@ -185,12 +185,13 @@ class Append:
 
 
 @contextmanager
-def _fatal(step: str) -> Iterator[None]:
+def _fatal(step: str, *, full_is_survivable: bool = True) -> Iterator[None]:
     """See the module docstring: a full disk is survivable before the publication, nothing else is."""
     try:
         yield
     except BaseException as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full and full_is_survivable:
             raise DiskFull("no space for the write-ahead log", hint="free space on this disk") from error
         raise AppendFailed(
             f"{step} in the write-ahead log failed: {error!r}",

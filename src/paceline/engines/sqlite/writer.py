@@ -60,7 +60,6 @@ _FK_AT_ONCE: Final = control("PRAGMA defer_foreign_keys = OFF")
 _DATA_VERSION: Final = control("PRAGMA data_version")
 _PROGRESS_STEPS: Final = 4_000
 """Virtual machine steps between two looks at the clock: some 50 us."""
-_US: Final = 1_000_000
 
 
 class _TransactionLost(Exception):
@@ -94,7 +93,9 @@ class Writer:
     ) -> None:
         self.connection = connection = open_writer(path, options)
         self.foreign_commits = 0
-        self._classify = statements.get
+        self._statements = statements
+        self._classified: dict[str, Statement] = {}
+        """Of the group that runs."""
         self._monotonic = monotonic
         self._deadline: float | None = None
         self._give_up_at: float | None = None
@@ -107,7 +108,7 @@ class Writer:
         try:
             check_cluster(connection, cluster)
             self._position = PositionWriter(connection, cluster)
-            self._dedup = Dedup(connection)
+            self._dedup = Dedup(connection, monotonic=monotonic)
             self._data_version = self._read_data_version()
         except BaseException:
             connection.close()
@@ -242,6 +243,7 @@ class Writer:
     def _start_over(self) -> None:
         """A clean transaction, whatever became of the one before; raises ``Unavailable`` as ``hold`` does."""
         self._deadline = None
+        self._classified.clear()
         self._dedup.begin()
         self.hold(wait=True)
 
@@ -254,7 +256,7 @@ class Writer:
         self._auth.trusted = True
         try:
             self._position.set(group.slot)
-            self._dedup.write(group.slot.index, group.time_us // _US)
+            self._dedup.write(group.slot.index)
             self._control(_COMMIT)
         except apsw.Error as error:
             if self.connection.in_transaction:
@@ -296,11 +298,17 @@ class Writer:
         deadline = request.deadline
         if deadline is not None and self._monotonic() >= deadline:
             raise TimedOut("the request's time limit passed before it ran; nothing was done")
-        classify = self._classify
-        statements = [classify(sql) for sql, _ in request.statements]
+        statements = [self._classify(sql) for sql, _ in request.statements]
         if count > 1 and any(statement.vacuum for statement in statements):
             raise UsageError("VACUUM cannot share a transaction", hint="send VACUUM as a request of its own")
         return statements
+
+    def _classify(self, sql: str) -> Statement:
+        found = self._classified.get(sql) if type(sql) is str else None
+        if found is None:
+            found = self._statements.get(sql)
+            self._classified[sql] = found
+        return found
 
     def _run(self, number: int, statements: list[Statement], request: WriteRequest) -> tuple[Outcome, bool]:
         auth, connection = self._auth, self.connection

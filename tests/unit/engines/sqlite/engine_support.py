@@ -49,7 +49,7 @@ class Cluster:
         for node in self.nodes:
             node.engine.open()
         self.leader = self.nodes[0]
-        self.leader.engine.lead()
+        self.leader.engine.lead(Index(0))
 
     def append(self, entry: Entry) -> None:
         assert entry.index == self.slot.index
@@ -96,7 +96,7 @@ class Cluster:
         self.noop()
         self.leader = node
         self.catch_up(node)
-        node.engine.lead()
+        node.engine.lead(Index(0))
 
     def close(self) -> None:
         for node in self.nodes:

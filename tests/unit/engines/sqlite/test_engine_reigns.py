@@ -22,7 +22,7 @@ from paceline.engines.sqlite import plainfile
 from paceline.engines.sqlite.formats.page import decode
 from paceline.engines.sqlite.requests import decode_request_list, decode_requests
 from paceline.errors import BadEntry, Corruption, Diverged, HashMismatch
-from paceline.ids import DatabasePosition
+from paceline.ids import DatabasePosition, Index
 
 FILL = "WITH RECURSIVE r(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM r WHERE i < ?)"
 
@@ -82,7 +82,7 @@ def test_unfinished_parts_are_voided_by_any_other_entry(cluster: Cluster) -> Non
     del cluster.log[start:]
     cluster.slot = part.next_slot
     cluster.log.append(part)
-    cluster.leader.engine.lead()
+    cluster.leader.engine.lead(Index(0))
     cluster.noop()
     cluster.ok(one("INSERT INTO t VALUES (1)"))
     cluster.settle()
@@ -136,7 +136,7 @@ def test_an_undone_request_id_may_be_used_again(cluster: Cluster) -> None:
     cluster.leader.engine.follow()
     cluster.leader.engine.undo([cluster.log.pop()])
     cluster.slot = cluster.log[-1].next_slot
-    cluster.leader.engine.lead()
+    cluster.leader.engine.lead(Index(0))
     (fresh,) = cluster.ok(one("INSERT INTO t VALUES (2)", request_id=b"x"))
     assert fresh.repeated_at is None
     cluster.settle()
@@ -199,7 +199,7 @@ def test_a_node_comes_back_where_it_was(cluster: Cluster) -> None:
         assert node.engine.open() == position
         assert not os.path.exists(str(node.path) + "-wal") or os.path.getsize(str(node.path) + "-wal") == 0
     cluster.leader = cluster.nodes[0]
-    cluster.leader.engine.lead()
+    cluster.leader.engine.lead(Index(0))
     cluster.ok(one("INSERT INTO t VALUES (1)"))
     cluster.settle()
 
@@ -246,11 +246,11 @@ def test_a_killed_leaders_surplus_is_found_and_undone(cluster: Cluster, tmp_path
     back = crash(cluster.leader, tmp_path / "crash")
     position = back.engine.open()
     assert position is not None and position.first_index == 4
-    surplus = back.engine.surplus(mark)
+    surplus = back.engine.surplus([(Index(1), mark)])
     assert len(surplus) > 3
     assert back.engine.undo(reversed(surplus)) == cluster.nodes[1].engine.position()
     assert back.digest() == digest
-    assert back.engine.surplus(back.engine.capture_mark()) == []
+    assert back.engine.surplus([(Index(1), back.engine.capture_mark())]) == []
     back.engine.close()
     plainfile.forget(str(back.path))
 
@@ -400,14 +400,14 @@ def test_a_write_between_following_and_leading_is_noticed(
     engine = cluster.nodes[1].engine
     release = engine._applier.release_for_leading
 
-    def released() -> bytes:
-        mark = release()
+    def released(log_end: int) -> bytes:
+        mark = release(log_end)
         write_behind_its_back(cluster.nodes[1].path, "kill")
         return mark
 
     monkeypatch.setattr(engine._applier, "release_for_leading", released)
     with pytest.raises(Diverged, match="began to lead"):
-        engine.lead()
+        engine.lead(Index(0))
     assert engine._writer is None
     assert cluster.nodes[1].rows("SELECT a FROM t") == [[99]]
 

@@ -103,7 +103,7 @@ def test_an_id_of_wrong_length_is_refused(leader: Leader, request_id: bytes) -> 
 
 def limit(leader: Leader, **bounds: int) -> None:
     leader.writer._auth.trusted = True
-    leader.writer._dedup = Dedup(leader.writer.connection, **bounds)
+    leader.writer._dedup = Dedup(leader.writer.connection, monotonic=lambda: leader.time_s, **bounds)
     leader.writer._auth.trusted = False
 
 
@@ -115,6 +115,26 @@ def test_memory_is_bounded_by_count(leader: Leader) -> None:
     assert leader.rows("SELECT count(*) FROM _paceline_requests")[0][0] <= 5
     newest, oldest = leader.ok(add(100, b"19"), add(101, b"0"))
     assert newest.repeated_at is not None and oldest.repeated_at is None
+
+
+def test_a_step_of_the_clock_forgets_nothing(leader: Leader) -> None:
+    leader.ok(add(1, b"a"))
+    leader.time_s += 2 * 3600
+    leader.ok(add(2, b"b"))
+    again, _ = leader.ok(add(1, b"a"), add(3, b"c"))
+    assert again.repeated_at is not None
+
+
+def test_age_goes_on_in_the_next_reign(leader: Leader) -> None:
+    limit(leader)
+    leader.ok(add(1, b"a"))
+    leader.time_s += 50
+    leader.ok(add(2, b"b"))
+    limit(leader, seconds_max=60)
+    leader.time_s += 11
+    leader.ok(add(3, b"c"))
+    second, first = leader.ok(add(4, b"b"), add(5, b"a"))
+    assert second.repeated_at is not None and first.repeated_at is None
 
 
 def test_memory_is_bounded_by_age_a_few_rows_at_a_time(leader: Leader) -> None:

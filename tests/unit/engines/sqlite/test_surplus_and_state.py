@@ -48,11 +48,16 @@ os.kill(os.getpid(), 9)
 
 def killed_leader(path: str, program: str) -> bytes:
     """Run a leader in a process that is killed at the end; the mark that its log would remember."""
+    return bytes.fromhex(killed_leader_says(path, program))
+
+
+def killed_leader_says(path: str, program: str) -> str:
+    """Also what the program printed before the mark."""
     done = subprocess.run(
         [sys.executable, "-c", _LEADER, path, program], stdout=subprocess.PIPE, text=True, check=False
     )
     assert done.returncode == -9
-    return bytes.fromhex(done.stdout)
+    return done.stdout
 
 
 @pytest.fixture
@@ -67,11 +72,15 @@ def opened(path: str) -> Applier:
     return applier
 
 
-def found(applier: Applier, mark: bytes | None) -> int:
-    """Undo the surplus; the number of its transactions."""
-    transactions = list(surplus(applier.path, mark, applier.page_size))
+def found(applier: Applier, *marks: bytes) -> int:
+    """Undo the surplus; the number of its transactions.  ``marks``: newest first, of the last reign."""
+    transactions = list(surplus(applier.path, of_reign(*marks), applier.page_size))
     applier.undo(delta for parts in reversed(transactions) for delta in reversed(parts))
     return len(transactions)
+
+
+def of_reign(*marks: bytes) -> list[tuple[int, bytes]]:
+    return [(len(marks) - number, mark) for number, mark in enumerate(marks)]
 
 
 def rows(path: str) -> str:
@@ -117,14 +126,41 @@ def test_surplus_after_a_checkpoint_of_our_own_is_the_new_log(path: str) -> None
     applier.close()
 
 
-def test_surplus_of_a_reign_that_logged_nothing_begins_where_the_reign_began(path: str) -> None:
+def test_an_entry_that_lost_its_last_commit_in_a_power_cut_is_surplus(path: str) -> None:
+    """Two commits under one entry; the write-ahead log ends between them."""
+    program = "logged('create table t(x)'); sql.execute('insert into t values (1)'); cut = os.path.getsize(path + '-wal')\n"
+    program += "first = mark; logged('insert into t values (2)'); print(first.hex(), cut, end=' ')"
+    first, cut, second = killed_leader_says(path, program).split()
+    os.truncate(path + "-wal", int(cut))
+    os.unlink(path + "-shm")
+    applier = opened(path)
+    assert rows(path) == "[(1,)]"
+    assert found(applier, bytes.fromhex(second), bytes.fromhex(first)) == 1
+    assert rows(path) == "[]"
+    assert found(applier, bytes.fromhex(second), bytes.fromhex(first)) == 0
+    applier.close()
+
+
+def test_marks_of_an_older_reign_are_not_looked_at(path: str) -> None:
+    """After a power cut and a replay the old reign's frames are others."""
     old = killed_leader(path, "logged('create table t(x)'); logged('insert into t values (1)')")
+    applier = opened(path)
+    applier.release_for_leading(7)
+    applier.open()
+    stale = Mark.decode(old)
+    beyond = Mark(stale.salts, stale.frame + 5, stale.page_count, stale.change, (1, 2)).encode()
+    assert list(surplus(path, [(7, beyond)], applier.page_size)) == []
+    applier.close()
+
+
+def test_surplus_of_a_reign_that_logged_nothing_begins_where_the_reign_began(path: str) -> None:
+    killed_leader(path, "logged('create table t(x)'); logged('insert into t values (1)')")
     applier = opened(path)
     before = digest(path)
     applier.close()
     killed_leader(path, "sql.execute('insert into t values (2)')")
     applier = opened(path)
-    assert found(applier, old) == 1
+    assert found(applier) == 1
     assert digest(path) == before
     applier.close()
 
@@ -138,7 +174,7 @@ def test_what_a_follower_applied_is_no_surplus(path: str, tmp_path: Path) -> Non
     pair.ship()
     pair.run("INSERT INTO t VALUES (1)")
     pair.ship()
-    assert list(surplus(pair.follower_path, mark, 4096)) == []
+    assert list(surplus(pair.follower_path, of_reign(mark), 4096)) == []
     pair.close()
 
 
@@ -149,7 +185,7 @@ def test_surplus_that_somebody_else_checkpointed_is_diverged(path: str) -> None:
     applier = Applier(path)
     assert applier.open() is not None
     with pytest.raises(Diverged):
-        list(surplus(path, mark, applier.page_size))
+        list(surplus(path, of_reign(mark), applier.page_size))
     applier.close()
 
 
@@ -160,13 +196,13 @@ def test_surplus_moved_into_the_file_under_a_reader_is_diverged(path: str) -> No
         applier = Applier(path)
         applier.open()
         with pytest.raises(Diverged):
-            list(surplus(path, mark, applier.page_size))
+            list(surplus(path, of_reign(mark), applier.page_size))
         applier.close()
 
 
 def test_node_that_never_led_has_no_surplus(path: str) -> None:
     applier = opened(path)
-    assert list(surplus(path, None, applier.page_size)) == []
+    assert list(surplus(path, [], applier.page_size)) == []
     applier.close()
 
 

@@ -46,7 +46,7 @@ def test_violation_gives_exit_code_one_and_the_replay_command(capsys: object) ->
         assert run([1]) == 1
     text = capsys.readouterr().out  # type: ignore[attr-defined]
     assert "broken: commit_is_durable" in text
-    assert "paceline sim --seed 1" in text
+    assert "paceline sim --engine memory --seed 1" in text
 
 
 def test_different_seeds_are_about_different_things() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import apsw
+
 from paceline.core.durability import Level, parse_durability
 from paceline.core.effects import Role
 from paceline.core.entry import Entry
@@ -130,10 +132,12 @@ class Facts:
             )
             return
         membership = process.node.replica.membership
-        if process.node.replica.role is not Role.LEADER or membership is None:
-            raise Violation("commit_begins_at_leader", f"{process.name} commits {position} first")
         entry = process.node.log.entry(position.index)
         assert entry is not None
+        if process.node.replica.role is not Role.LEADER or membership is None:
+            final = self._is_final(process, entry)
+            self.judge("commit_begins_at_leader", final, f"{process.name} commits {position} first")
+            return
         holders = self._holders(process, entry)
         voters = [name for name in sorted(membership.voters) if name in holders]
         enough = len(voters) >= majority(len(membership.voters))
@@ -150,6 +154,13 @@ class Facts:
         )
         self.committed.append(position)
         self.oracle.commit(position.index, position.chain)
+
+    def _is_final(self, process: Process, entry: Entry) -> bool:
+        """Whether it is on the disk of the designated leader, who hands out snapshots from there (decision 0007)."""
+        membership = process.node.replica.membership
+        name = membership.settings.leader if membership else None
+        leader = process.cluster.processes.get(name) if name else None
+        return leader is not None and holds(leader.disk, leader.paths.log, entry.record)
 
     def _holders(self, process: Process, entry: Entry) -> set[str]:
         """Members whose disk durably has this entry."""
@@ -200,6 +211,8 @@ class Facts:
         pin = node.engine.pin()
         digest = pin.digest()
         pin.close()
+        if pin.position is None:
+            return  # never written: another page size is no difference yet
         known = self._digests.setdefault(position, digest)
         self.judge("equal_position_equal_database", known == digest, f"{process.name} at {position.short}")
 
@@ -304,7 +317,7 @@ class Facts:
 
     def check_end(self, process: Process, error: BaseException) -> None:
         """A process may end itself only for a fault of its disk, or when it lost its leadership in a group."""
-        lawful = isinstance(error, DiskFull | LogFailed | OSError) and process.may_fail
+        lawful = process.may_fail and _is_of_the_disk(error)
         lawful = lawful or "lost its leadership" in str(error)
         self.judge("no_needless_end", lawful, f"{process.name}: {error}")
 
@@ -332,9 +345,11 @@ class Facts:
             self.judge("acknowledged_is_logged", here == position, f"{position}: the log has {here}")
         if entry is not None:
             holders = self._holders(process, entry)
+            # A commit was judged when it happened; the membership may have grown since.
+            committed = level == "quorum" and self._is_committed(position)
             self.judge(
                 "acknowledged_is_durable",
-                promised(level, holders, process.name, membership),
+                committed or promised(level, holders, process.name, membership),
                 f"'{level}' for {position.short} ({value}), durable on {sorted(holders)}",
             )
         self.acknowledged.append(Acknowledged(position, level, value))
@@ -353,6 +368,15 @@ class Facts:
                     self._is_committed(ack.position),
                     f"{ack.value} was acknowledged as '{ack.level}' at {ack.position.short}, it is gone",
                 )
+
+
+def _is_of_the_disk(error: BaseException | None) -> bool:
+    """Whether a fault of the disk is the cause, whatever it was told as."""
+    while error is not None:
+        if isinstance(error, DiskFull | LogFailed | OSError | apsw.IOError | apsw.FullError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def promised(level: str, holders: set[str], leader: str, membership: Membership) -> bool:

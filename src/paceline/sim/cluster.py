@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+
+from paceline.engines.base import Engine
+from paceline.engines.sqlite.connect import EngineOptions
 from paceline.ids import NodeId
 from paceline.sim.disk import SimDisk
 from paceline.sim.engine import MemoryEngine
 from paceline.sim.network import Network
 from paceline.sim.options import Options
 from paceline.sim.oracle import Oracle
-from paceline.sim.process import Process
+from paceline.sim.process import ROOT, Process
+from paceline.sim.sqlite import SimSqliteEngine, read_apart
+from paceline.sim.sqlitevfs import Machine
 from paceline.sim.watch import Watch
 from paceline.sim.world import World
 
@@ -27,6 +36,15 @@ class Cluster:
         self.founders = [NodeId(f"n{number}") for number in range(1, options.nodes + 1)]
         self.founder = self.founders[0]
         self.processes: dict[NodeId, Process] = {}
+        self.machine = Machine()
+        self.root = ""
+        """Of the real directories, with the SQLite engine; never part of the trace."""
+        if options.sqlite is not None:
+            memory = "/dev/shm"
+            self.root = tempfile.mkdtemp(
+                prefix="paceline-sim-", dir=memory if os.path.isdir(memory) else None
+            )
+            world.hide(self.root)
         self.watch = Watch(self)
         self._rng = world.rng("restarts")
         for name in self.founders:
@@ -70,14 +88,30 @@ class Cluster:
     def content(self, process: Process) -> tuple[list[str], dict[str, str]]:
         """Items and registers of its database, for the checkers."""
         engine = process.node.engine
-        assert isinstance(engine, MemoryEngine)
-        return list(engine.state.items), dict(engine.state.registers)
+        if isinstance(engine, MemoryEngine):
+            return list(engine.state.items), dict(engine.state.registers)
+        assert process.place is not None
+        return read_apart(process.place.visible(), process.paths.database)
 
     def _boot(self, process: Process) -> None:
         if process.life is None and self.processes.get(process.name) is process:
             process.boot()
 
-    def make_engine(self, process: Process) -> MemoryEngine:
+    def make_engine(self, process: Process) -> Engine:
+        sqlite = self.options.sqlite
+        if sqlite is not None:
+            founds = process.name == self.founder
+            return SimSqliteEngine(
+                process.paths.database,
+                ran=self.oracle.ran,
+                cluster=self.cluster_id,
+                options=EngineOptions(
+                    page_size=sqlite.page_size if founds else sqlite.other_page_size,
+                    cache_bytes=sqlite.cache_bytes,
+                ),
+                monotonic=lambda: self.world.now_us / 1e6,
+                files=process.files,
+            )
         return MemoryEngine(
             process.files,
             process.paths.database,
@@ -86,6 +120,21 @@ class Cluster:
             checkpoint_commits=self.options.checkpoint_commits,
             ran=self.oracle.ran,
         )
+
+    def root_of(self, name: NodeId) -> str:
+        """The data directory of a node."""
+        return os.path.join(self.root, name) if self.root else ROOT
+
+    def running(self) -> AbstractContextManager[None]:
+        """For the length of the run: SQLite is on the simulated machines."""
+        return self.machine.running(self.options.sqlite) if self.options.sqlite else nullcontext()
+
+    def close(self) -> None:
+        """Nothing of the run stays: neither processes nor files."""
+        for process in self.processes.values():
+            process.kill()
+        if self.root:
+            shutil.rmtree(self.root)
 
     @property
     def leader(self) -> Process | None:

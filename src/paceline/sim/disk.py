@@ -173,6 +173,18 @@ class SimDisk:
         paths = sorted(path for path in self._durable_names if path.startswith(prefix))
         return {path.removeprefix(prefix): self._durable_names[path].durable for path in paths}
 
+    def visible_files(self, directory: str) -> dict[str, bytes]:
+        """What is visible in a directory, by path, in order: for whoever lays it out elsewhere."""
+        prefix = directory + "/"
+        return {
+            path: bytes(self._names[path].visible) for path in sorted(self._names) if path.startswith(prefix)
+        }
+
+    @property
+    def dark(self) -> bool:
+        """The power went at an operation, and whoever used the disk has not been told yet, or did not understand."""
+        return self._dark
+
     def write_file(self, path: str, data: bytes) -> None:
         """Put a durable file there, as a test's starting point."""
         inode = Inode(bytearray(data), bytearray(data))

@@ -184,7 +184,7 @@ class MemoryEngine:
             self._wal.close()
             self._wal = None
 
-    def lead(self) -> DatabasePosition | None:
+    def lead(self, log_end: Index) -> DatabasePosition | None:
         assert not self._leads
         self._leads = True
         return self.position()
@@ -271,9 +271,9 @@ class MemoryEngine:
                 return [self._did(Change("register", key, self.state.registers.get(key), str(args[1])))]
             case _ if sql == WEIGH:
                 number = len(self.state.ballast)
-                size = args[0]
-                assert isinstance(size, int)
-                return [self._did(Change("ballast", str(number), None, "x" * size))]
+                data = args[0]
+                assert isinstance(data, bytes)
+                return [self._did(Change("ballast", str(number), None, "x" * len(data)))]
             case _ if sql in CREATE:
                 return []
         raise AssertionError(f"the simulator's engine does not know: {sql}")
@@ -347,7 +347,8 @@ class MemoryEngine:
             )
         return self.position()
 
-    def surplus(self, mark: bytes | None) -> list[Entry]:
+    def surplus(self, marks: Iterable[tuple[Index, bytes]]) -> list[Entry]:
+        _, mark = next(iter(marks), (0, None))
         if mark is None or (self._commits and not self._commits[-1].led):
             return []
         generation, count = struct.unpack(">QQ", mark)

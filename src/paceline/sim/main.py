@@ -7,7 +7,6 @@ write must have finished, every node must have caught up, and all databases be e
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -94,26 +93,29 @@ class _Run:
 
     def close(self) -> None:
         self.cluster.watch.closed = True
-        for process in self.cluster.processes.values():
-            process.kill()
+        self.cluster.close()
 
 
 def options_of(seed: int, *, engine: str = "memory", authority: str = "designated") -> Options:
     """What this seed is about."""
-    return draw_options(World(seed).rng("options"), engine=engine, authority=authority)
+    world = World(seed)
+    return draw_options(
+        world.rng("options"), engine=engine, authority=authority, sqlite_rng=world.rng("options/sqlite")
+    )
 
 
 def simulate(seed: int, *, engine: str = "memory", authority: str = "designated") -> Result:
     """Run one seed to its end or to the first violation."""
     run = _Run(seed, engine, authority)
     violation: Violation | None = None
-    try:
-        run.perform()
-    except Violation as error:
-        violation = error
-        run.world.trace(f"VIOLATION {error}")
-    finally:
-        run.close()
+    with run.cluster.running():
+        try:
+            run.perform()
+        except Violation as error:
+            violation = error
+            run.world.trace(f"VIOLATION {error}")
+        finally:
+            run.close()
     watch = run.cluster.watch
     return Result(
         seed=seed,
@@ -131,13 +133,10 @@ def simulate(seed: int, *, engine: str = "memory", authority: str = "designated"
     )
 
 
-def run(seeds: Iterable[int], *, minutes: float | None = None, jobs: int = 1) -> int:
+def run(seeds: Iterable[int], *, minutes: float | None = None, engine: str = "memory") -> int:
     """Run seeds and report each; stops at the first violation.  Returns the exit code: 1 when an invariant broke."""
     end = None if minutes is None else time.monotonic() + minutes * 60
-    if jobs > 1:
-        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-            return _report(pool.imap(simulate, _until(seeds, end)))
-    return _report(_announced(_until(seeds, end)))
+    return _report(_announced(_until(seeds, end), engine), engine)
 
 
 def _until(seeds: Iterable[int], end: float | None) -> Iterator[int]:
@@ -147,14 +146,14 @@ def _until(seeds: Iterable[int], end: float | None) -> Iterator[int]:
         yield seed
 
 
-def _announced(seeds: Iterable[int]) -> Iterator[Result]:
+def _announced(seeds: Iterable[int], engine: str) -> Iterator[Result]:
     """The options stand on the terminal before the run: also of one that hangs."""
     for seed in seeds:
-        print("\n".join([f"seed {seed}", *options_of(seed).lines()]), flush=True)
-        yield simulate(seed)
+        print("\n".join([f"seed {seed}", *options_of(seed, engine=engine).lines()]), flush=True)
+        yield simulate(seed, engine=engine)
 
 
-def _report(results: Iterable[Result]) -> int:
+def _report(results: Iterable[Result], engine: str) -> int:
     for result in results:
         print(
             f"seed {result.seed}: {result.steps} steps, {result.simulated_ms} ms simulated, "
@@ -163,6 +162,6 @@ def _report(results: Iterable[Result]) -> int:
         )
         if result.violation is not None:
             print("\n".join(["  ...", *result.tail]))
-            print(f"broken: {result.violation}\nreplay: paceline sim --seed {result.seed}")
+            print(f"broken: {result.violation}\nreplay: paceline sim --engine {engine} --seed {result.seed}")
             return 1
     return 0

@@ -14,7 +14,7 @@ from paceline.node.node import NodeSettings
 from paceline.sim.network import NetworkOptions
 from paceline.sim.ports import Latencies
 
-__all__ = ["FAULTS", "Options", "draw_options"]
+__all__ = ["FAULTS", "Options", "SqliteOptions", "draw_options"]
 
 FAULTS = (
     "kill",
@@ -31,6 +31,30 @@ FAULTS = (
     "member",
     "stop-writes",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqliteOptions:
+    """What a seed with the SQLite engine is about beside everything else."""
+
+    page_size: int
+    """Of the founder's database."""
+    other_page_size: int
+    """Of what other nodes begin with: another one means that their empty file is made anew."""
+    cache_bytes: int
+    """Small: SQLite spills pages into its log in the middle of a transaction."""
+    checkpoint_frames: int
+    part_raw_bytes: int
+    """Small: transactions are shipped in parts."""
+    apply_pages_max: int
+    """Small: what follows one another is streamed, not merged."""
+    weight: int
+    """By how much larger ballast is than with the small engine."""
+    vacuum: float
+    shed: float
+    """Share of writes that are a VACUUM, or delete ballast."""
+    reader: float
+    """Share of reads that keep their snapshot for a while, in the way of checkpoints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +83,37 @@ class Options:
     tick_us: int
     think_ms: int
     """Pause of a client between two operations, at most."""
+    sqlite: SqliteOptions | None = None
+    """With engine ``sqlite``."""
 
     def lines(self) -> list[str]:
         return [f"  {field.name}: {getattr(self, field.name)}" for field in fields(self)]
 
 
-def draw_options(rng: random.Random, *, engine: str = "memory", authority: str = "designated") -> Options:
+def draw_sqlite(rng: random.Random, *, short_log: bool) -> SqliteOptions:
+    page_size = rng.choice((512, 1024, 4096, 4096))
+    return SqliteOptions(
+        page_size=page_size,
+        other_page_size=page_size if rng.random() < 0.8 else 2048,
+        cache_bytes=rng.choice((8 * 1024, 1024 * 1024)),
+        checkpoint_frames=12 if short_log else rng.choice((12, 60, 400)),
+        part_raw_bytes=rng.choice((page_size, 4 * page_size, 1024 * 1024)),
+        apply_pages_max=rng.choice((4, 2_000)),
+        weight=rng.choice((1, 1, 20)),
+        vacuum=rng.choice((0.0, 0.03)),
+        shed=rng.choice((0.0, 0.05)),
+        reader=rng.choice((0.0, 0.1)),
+    )
+
+
+def draw_options(
+    rng: random.Random,
+    *,
+    engine: str = "memory",
+    authority: str = "designated",
+    sqlite_rng: random.Random | None = None,
+) -> Options:
+    """``sqlite_rng``: what the SQLite engine needs is drawn apart, so that a seed means the same with both engines."""
     nodes = rng.choices((1, 2, 3, 4, 5), weights=(1, 1, 8, 1, 3))[0]
     election_ms = rng.choice((200, 500, 1000))
     levels = ["async", "local", "quorum", "all"]
@@ -109,4 +158,5 @@ def draw_options(rng: random.Random, *, engine: str = "memory", authority: str =
         checkpoint_commits=3 if short_log else rng.choice((3, 20, 100)),
         tick_us=rng.choice((20_000, 50_000)),
         think_ms=rng.choice((5, 30, 100)),
+        sqlite=draw_sqlite(sqlite_rng, short_log=short_log) if engine == "sqlite" and sqlite_rng else None,
     )

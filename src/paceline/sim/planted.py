@@ -19,6 +19,13 @@ from paceline.core.hardstate import HardState
 from paceline.core.leading import Leading
 from paceline.core.replica import Replica
 from paceline.engines.base import WriteRequest
+from paceline.engines.sqlite import surplus
+from paceline.engines.sqlite.capture import Capture
+from paceline.engines.sqlite.dedup import Dedup
+from paceline.engines.sqlite.engine import SqliteEngine
+from paceline.engines.sqlite.mark import Mark
+from paceline.engines.sqlite.pagesource import PageSource
+from paceline.engines.sqlite.walwriter import WalWriter
 from paceline.ids import Index
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
@@ -31,7 +38,7 @@ from paceline.node.node import Node
 from paceline.node.reads import Reads
 from paceline.sim.engine import MemoryEngine
 
-__all__ = ["PLANTED", "planted"]
+__all__ = ["PLANTED", "PLANTED_SQLITE", "planted"]
 
 Plant = Callable[[], Any]
 
@@ -323,7 +330,7 @@ def _surplus_stays() -> Any:
     """What a killed leader executed beyond its log stays in its database."""
 
     def make(original: Any) -> Any:
-        def surplus(self: MemoryEngine, mark: Any) -> Any:
+        def surplus(self: MemoryEngine, marks: Any) -> Any:
             return []
 
         return surplus
@@ -372,6 +379,50 @@ class _Everything:
         return getattr(self._replica, name)
 
 
+def _sqlite_surplus_stays() -> Any:
+    """What a killed leader had executed but not logged stays in its database."""
+    return patch.object(SqliteEngine, "surplus", lambda self, marks: [])
+
+
+def _sqlite_half_entry_counts() -> Any:
+    """An entry of several commits counts as there when the first one is."""
+
+    def make(original: Any) -> Any:
+        def whole(marks: Any, note: Any, index: Any) -> Any:
+            header = index.header()
+            first = next((Mark.decode(mark) for _, mark in marks), None)
+            if first is not None and first.salts == header.salts and first.frame > header.frames:
+                return Mark.at(header, header.page_count)
+            return original(marks, note, index)
+
+        return whole
+
+    return patch.object(surplus, "_whole", make(surplus._whole))
+
+
+def _sqlite_reign_forgets_requests() -> Any:
+    """A new reign begins without the memory of request ids."""
+    return patch.object(Dedup, "_load", lambda self: None)
+
+
+def _sqlite_checkpoint_not_synced() -> Any:
+    """A checkpoint that a reader keeps from emptying the log promises durability all the same."""
+    return patch.object(WalWriter, "sync", lambda self: None)
+
+
+def _sqlite_images_from_the_old_log() -> Any:
+    """SQLite began the log anew, and capture reads the images before the change where they were."""
+
+    def make(original: Any) -> Any:
+        def changed(self: Capture) -> Any:
+            with patch.object(PageSource, "restart", lambda self, count: None):
+                yield from original(self)
+
+        return changed
+
+    return _patched(Capture, "changed", make)
+
+
 PLANTED: Final[dict[str, Plant]] = {
     "follower-acks-before-sync": _reports_received_as_durable,
     "leader-counts-unsynced": _leader_counts_unsynced,
@@ -398,10 +449,19 @@ PLANTED: Final[dict[str, Plant]] = {
     "acked-at-once": _answers_abandoned_as_done,
 }
 """By name; each value makes a context manager that plants the bug."""
+PLANTED_SQLITE: Final[dict[str, Plant]] = {
+    "surplus-stays-in-sqlite": _sqlite_surplus_stays,
+    "half-entry-counts": _sqlite_half_entry_counts,
+    "reign-forgets-requests": _sqlite_reign_forgets_requests,
+    "checkpoint-not-synced": _sqlite_checkpoint_not_synced,
+    "images-from-the-old-log": _sqlite_images_from_the_old_log,
+}
+"""In the SQLite engine: needs ``simulate(seed, engine="sqlite")``.  By name, as ``PLANTED``."""
+_ALL: Final = PLANTED | PLANTED_SQLITE
 
 
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """Run with the bug of that name in the code."""
-    with PLANTED[name]():
+    with _ALL[name]():
         yield

@@ -52,6 +52,11 @@ class Outside(Protocol):
 
     def fatal(self, error: BaseException) -> None: ...
 
+    @property
+    def dark(self) -> bool:
+        """The power went during the last operation of its disk."""
+        ...
+
 
 @dataclass(slots=True)
 class _Job:
@@ -105,7 +110,7 @@ class SimPorts:
         if lane is Lane.READ:
             self._world.at(self._draw(self._latencies.read_us), lambda: self._at_once(job), self._life)
             return
-        if quick:
+        if quick and (lane is Lane.STATE or self._rng.random() < 0.5):
             self._at_once(job)
             return
         self._queues[lane].append(job)
@@ -116,6 +121,8 @@ class SimPorts:
         try:
             result = job.work()
         except Exception as error:
+            if self._outside.dark:
+                raise PowerCut(f"told as {error!r}") from error
             self._to_loop(lambda error=error: job.failed(error))  # type: ignore[misc]
         else:
             self._to_loop(lambda: job.done(result))
@@ -144,6 +151,8 @@ class SimPorts:
         error = report.error
         if isinstance(error, PowerCut):
             raise error
+        if error is not None and self._outside.dark:
+            raise PowerCut(f"told as {error!r}") from error
         if error is not None:
             self._to_loop(lambda: job.failed(error))
         else:

@@ -7,14 +7,17 @@ offset outlive the process, everything else goes with it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import msgspec
 
 from paceline.core.membership import Member, Membership, Settings
 from paceline.core.messages import Message
-from paceline.errors import PacelineError
+from paceline.engines.base import Engine
+from paceline.errors import Diverged, PacelineError
 from paceline.files import Files
 from paceline.ids import GENESIS, NodeId
 from paceline.log.custody import Custody
@@ -26,7 +29,9 @@ from paceline.node.start import Paths, create_state, open_node
 from paceline.sim.disk import CRASH_MODES, CrashMode, PowerCut, SimDisk
 from paceline.sim.ports import SimPorts
 from paceline.sim.simfiles import LaneFiles
+from paceline.sim.sqlite import SimSqliteEngine
 from paceline.sim.transfer import Fetcher, Sending
+from paceline.sim.workplace import PlaceFiles, Workplace
 from paceline.sim.world import Life, Violation, World
 from paceline.snapshot.install import run_plan
 from paceline.snapshot.layout import Layout
@@ -34,9 +39,10 @@ from paceline.snapshot.layout import Layout
 if TYPE_CHECKING:
     from paceline.sim.cluster import Cluster
 
-__all__ = ["Process"]
+__all__ = ["ROOT", "Process"]
 
 ROOT = "/data"
+"""The data directory, where nothing in it is a real file."""
 _WALL_BASE_US = 1_700_000_000_000_000
 _JOIN_RETRY_US = 200_000
 
@@ -58,10 +64,18 @@ class Process:
         self.boots = 0
         self.wall_offset_us = 0
         self.sync_factor = 1
-        self.paths = Paths(ROOT)
+        self.paths = Paths(cluster.root_of(name))
         self.layout = Layout(
-            directory=self.paths.snapshot, database=self.paths.database, companions=("-wal",)
+            directory=self.paths.snapshot,
+            database=self.paths.database,
+            companions=("-wal", "-shm", "-journal") if cluster.options.sqlite else ("-wal",),
         )
+        self.place: Workplace | None = None
+        """With the SQLite engine: where its files are."""
+        if cluster.options.sqlite is not None:
+            self.place = Workplace(disk, self.layout.database_directory, self._sync_us)
+            cluster.machine.add(self.place)
+        self._engine: Engine | None = None
         self.may_fail: bool = False
         """A fault that makes this process end by itself is under way."""
         self._rng = self.world.rng(f"process/{name}")
@@ -74,6 +88,9 @@ class Process:
         life = self.life = Life(f"{self.name}/{self.boots}", self._call)
         self.world.trace(f"{self.name} boots ({self.boots})")
         self.files = LaneFiles(self.disk.mount(), self._sync_us)
+        if self.place is not None:
+            self.place.begin()
+            self.files = PlaceFiles(self.files, self.place)
         self.ports = SimPorts(self.world, life, self, self.cluster.options.latencies)
         self.sending = Sending(self)
         self.fetcher = Fetcher(self)
@@ -88,8 +105,11 @@ class Process:
             self.power_cut()
         except Violation:
             raise
-        except (PacelineError, OSError) as error:
-            self.ended_by(error)
+        except (PacelineError, OSError, apsw.Error) as error:
+            if self.disk.dark:  # whoever met it has told it as an error of the disk
+                self.power_cut()
+            else:
+                self.ended_by(error)
         except Exception as error:
             raise Violation("no_programmer_error", f"{self.name}: {type(error).__name__}: {error}") from error
 
@@ -102,32 +122,49 @@ class Process:
 
     def kill(self) -> None:
         """``kill -9``: what was written stays visible, synced or not."""
-        self._die()
+        before = self._die()
         self.disk.kill()
+        self._clear(before)
 
     def power_cut(self, mode: CrashMode | None = None) -> None:
         """What was not synced survives as ``mode`` says."""
         chosen: CrashMode = self._rng.choice(CRASH_MODES) if mode is None else mode
-        self._die()
+        before = self._die()
         self.disk.crash(chosen)
+        self._clear(before)
         self.world.trace(f"{self.name} power cut ({chosen})")
         self.cluster.watch.power_cut(self)
         self.cluster.restart_later(self)
 
-    def _die(self) -> None:
+    def _die(self) -> dict[str, bytes]:
+        """Returns the database's files as they were visible at the end."""
+        visible = self.place.visible() if self.place is not None else {}
         if self.life is None:
-            return
+            return visible
         self.cluster.watch.died(self)
         life, self.life = self.life, None
         life.alive = False
         self.up = False
+        if self.place is not None:
+            self.place.stop()
+        self.fetcher.died()
         self.ports.kill()
         self.cluster.network.gone(self.name)
+        return visible
+
+    def _clear(self, before: dict[str, bytes]) -> None:
+        """Nothing that the dead incarnation had open stays open."""
+        if self.place is None:
+            return
+        if isinstance(self._engine, SimSqliteEngine):
+            self._engine.abandon()
+        self._engine = None
+        self.place.clear(before)
 
     # -- start-up ---------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self.files.mkdir(ROOT)
+        self.files.mkdir(self.paths.root)
         identity = load_identity(self.files, self.paths.identity)
         if identity is None:
             identity = self._new_identity()
@@ -228,7 +265,7 @@ class Process:
 
     def _open(self, identity: Identity) -> None:
         options = self.cluster.options
-        engine = self.cluster.make_engine(self)
+        engine = self._engine = self.cluster.make_engine(self)
         self._finish_install(identity, engine)
         self.node = open_node(
             ports=self.ports,
@@ -258,7 +295,8 @@ class Process:
             segment_bytes=self.cluster.options.segment_bytes,
         )
         if self.files.exists(self.layout.units):
-            engine.open()
+            with contextlib.suppress(Diverged):  # open nevertheless, and the plan brings it right
+                engine.open()
         try:
             run_plan(
                 self.files,
@@ -319,6 +357,10 @@ class Process:
     def _sync_us(self) -> int:
         low, high = self.cluster.options.latencies.sync_us
         return self._rng.randint(low, high) * self.sync_factor
+
+    @property
+    def dark(self) -> bool:
+        return self.disk.dark
 
     # -- network.Endpoint ---------------------------------------------------------------------------
 

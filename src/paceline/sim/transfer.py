@@ -49,6 +49,7 @@ class Fetcher:
         self._process = process
         self._attempt = 0
         self._busy = False
+        self._receiving: _Receiving | None = None
 
     def start(self, leader: NodeId) -> None:
         if self._busy or leader == self._process.name:
@@ -56,7 +57,11 @@ class Fetcher:
         self._busy = True
         node = self._process.node
         node.begin_resync()
-        node.on_state(self._local_pin, lambda local: _Receiving(self, self._process, leader, local).begin())
+        node.on_state(self._local_pin, lambda local: self._begin(leader, local))
+
+    def _begin(self, leader: NodeId, local: Pin | None) -> None:
+        self._receiving = _Receiving(self, self._process, leader, local)
+        self._receiving.begin()
 
     def _local_pin(self) -> Pin | None:
         """What is here already, None when no database was ever here."""
@@ -65,6 +70,11 @@ class Fetcher:
             pin.close()
             return None
         return pin
+
+    def died(self) -> None:
+        """The process is gone: the sender's connection breaks."""
+        if self._receiving is not None:
+            self._receiving.broken()
 
     def ended(self) -> None:
         """Failed or done: the node asks again when it still needs one."""
@@ -77,10 +87,11 @@ class _Receiving:
         self._process = process
         self._leader = leader
         self._fresh = local is None
+        self._local = local
         self._clear_the_way()
         self._staging = Staging(process.files, process.layout, local)
         self._session: ReceivingSession | None = None
-        self._ended = False
+        self.ended = False
         self._heard_us = process.world.now_us
         self._asking = _Order(process.world)
         self.order = _Order(process.world)
@@ -99,7 +110,7 @@ class _Receiving:
     def _watch(self) -> None:
         """Give up after silence."""
         world = self._process.world
-        if self._ended:
+        if self.ended:
             return
         if world.now_us - self._heard_us > _SILENCE_US:
             self._fail("silence")
@@ -107,12 +118,26 @@ class _Receiving:
         world.at(_RETRY_US, self._watch, self._process.life)
 
     def _fail(self, why: str) -> None:
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
-        self._staging.target.close()
+        self._end()
         self._process.world.trace(f"{self._process.name} transfer failed: {why}")
         self._process.world.at(_RETRY_US, self._fetcher.ended, self._process.life)
+
+    def _end(self) -> None:
+        """Whatever comes of it, this transfer is over: both sides let go of what they hold."""
+        self.ended = True
+        self._staging.close()
+        if self._local is not None:
+            self._local.close()
+        self.broken()
+
+    def broken(self) -> None:
+        """The connection is gone: the sender, where it still lives, notices."""
+        self.ended = True
+        sender = self._process.cluster.processes.get(self._leader)
+        if sender is not None and sender.life is not None:
+            sender.sending.forget(self)
 
     def _to_sender(self, message: Message) -> None:
         process, leader = self._process, self._leader
@@ -129,7 +154,7 @@ class _Receiving:
 
     def arrive(self, message: Message) -> None:
         """Something from the sender."""
-        if self._ended:
+        if self.ended:
             return
         self._heard_us = self._process.world.now_us
         try:
@@ -148,7 +173,7 @@ class _Receiving:
                 self._ask()
             case SnapshotDone() if self._session is not None:
                 digest = self._session.finish(message)
-                self._ended = True
+                self._end()
                 self._install(self._staging.staged(self._session.offer, digest))
             case _:
                 self._fail("refused by the sender")
@@ -202,7 +227,7 @@ class Sending:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._sessions: dict[int, SendingSession] = {}
+        self._sessions: dict[_Receiving, tuple[SendingSession, Pin]] = {}
         self._count = 0
 
     def receive(self, receiver: _Receiving, name: NodeId, message: Message) -> None:
@@ -210,7 +235,9 @@ class Sending:
             case SnapshotRequest():
                 self._begin(receiver, name, message)
             case RangeHashes():
-                session = self._sessions[id(receiver)]
+                if receiver not in self._sessions:
+                    return
+                session, _ = self._sessions[receiver]
                 self._reply(receiver, name, session.answer(message))
                 if session.complete:
                     self._finish(receiver, name, session)
@@ -223,23 +250,30 @@ class Sending:
             return  # the receiver gives up after some silence
 
         def pinned(pin: Pin, position: Position) -> None:
+            if receiver.ended:
+                pin.close()
+                return
             hold = node.retainer.hold(position.index)
             node.ports.later(_HOLD_MS, lambda: node.retainer.release(hold))
-            found = node.replica.history.at(position.index)
+            membership = node.replica.history.at_or_after(position.index)
             self._count += 1
             session = SendingSession(
                 request,
                 pin,
                 position=position,
-                config=found[1].encode() if found else b"",
+                config=membership.encode() if membership else b"",
                 snapshot=f"{self._process.name}-{position.index}-{self._count}",
             )
-            self._sessions[id(receiver)] = session
+            self._sessions[receiver] = session, pin
             self._reply(receiver, name, session.offer)
             if session.complete:
                 self._finish(receiver, name, session)
 
         node.pin(pinned)
+
+    def forget(self, receiver: _Receiving) -> None:
+        if receiver in self._sessions:
+            self._sessions.pop(receiver)[1].close()
 
     def _finish(self, receiver: _Receiving, name: NodeId, session: SendingSession) -> None:
         node = self._process.node
@@ -248,7 +282,7 @@ class Sending:
             position.index,
             node.ports.now_ms() + SNAPSHOT_PIN_SECONDS_MAX * 1000,
             lambda: self._reply(receiver, name, session.done()),
-            lambda: None,
+            lambda: self.forget(receiver),
         )
 
     def _reply(self, receiver: _Receiving, name: NodeId, message: Message) -> None:

@@ -7,6 +7,7 @@ can be wrong, at the end where the future decides.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from paceline.engines.base import WriteRequest
 from paceline.errors import PacelineError
 from paceline.ids import Index, Position
 from paceline.node.replies import QueryReply, WriteReply
-from paceline.sim.statements import ADD, BAD, CREATE, ITEMS, SET, WEIGH
+from paceline.sim.statements import ADD, BAD, CREATE, ITEMS, SET, SHED, VACUUM, WEIGH
 from paceline.sim.world import Violation
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Workload"]
 
 _GRACE_US = 300_000
+_WAIT_FOR_LEADER_US = 20_000
 
 
 class Client:
@@ -33,6 +35,7 @@ class Client:
         self.cluster: Cluster = workload.cluster
         self.name = f"c{number}"
         self.rng: random.Random = self.cluster.world.rng(f"client/{number}")
+        self._sqlite_rng = self.cluster.world.rng(f"client/{number}/sqlite")
         self.token: str | None = None
         self.writes = 0
         self.pending: WriteRequest | None = None
@@ -69,9 +72,10 @@ class Client:
         if self.rng.random() < 0.3:
             statements.append((SET, [self.rng.randrange(5), self._value]))
         if self.rng.random() < 0.1:
-            statements.append((WEIGH, [self.rng.randrange(2_000)]))
+            statements.append((WEIGH, [self._ballast(self.rng.randrange(2_000))]))
         if self.rng.random() < 0.05:
             statements.append((BAD, []))
+        statements = self._of_sqlite(statements)
         self.pending = WriteRequest(
             statements=statements,  # type: ignore[arg-type]
             durability=self.rng.choice(self.cluster.options.levels),
@@ -79,6 +83,22 @@ class Client:
             client=self.name,
         )
         self._send()
+
+    def _ballast(self, size: int) -> bytes:
+        """Bytes that do not compress, the same in each run of the seed."""
+        sqlite = self.cluster.options.sqlite
+        return hashlib.shake_128(self._value.encode()).digest(size * (sqlite.weight if sqlite else 1))
+
+    def _of_sqlite(self, statements: list[tuple[str, list[object]]]) -> list[tuple[str, list[object]]]:
+        """What only SQLite can do, drawn from a source of its own."""
+        sqlite = self.cluster.options.sqlite
+        if sqlite is None:
+            return statements
+        if self._sqlite_rng.random() < sqlite.vacuum:
+            return [(VACUUM, [])]
+        if self._sqlite_rng.random() < sqlite.shed:
+            return [*statements, (SHED, [self._sqlite_rng.randrange(4)])]
+        return statements
 
     def _send(self) -> None:
         request = self.pending
@@ -191,6 +211,35 @@ class Client:
         self._pause()
 
 
+class _Founder(Client):
+    """Makes the tables; the others begin when they stand.  The small engine has them always."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload, 0)
+
+    def _write(self) -> None:
+        self.pending = WriteRequest(
+            statements=[(sql, []) for sql in CREATE],
+            durability="quorum",
+            request_id=b"create",
+            client=self.name,
+        )
+        self._send()
+
+    def _next(self) -> None:
+        if self.token is not None:
+            self.workload.begin_clients()
+        elif self.cluster.leader is None:
+            self._after(_WAIT_FOR_LEADER_US, self._next)
+        elif self.pending is not None:
+            self._send()
+        else:
+            self._write()
+
+    def _read(self) -> None:
+        raise AssertionError("it only makes the tables")
+
+
 class Workload:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -202,14 +251,14 @@ class Workload:
         self.clients = [Client(self, number) for number in range(1, cluster.options.clients + 1)]
 
     def begin(self) -> None:
+        if self.cluster.options.sqlite is not None:
+            _Founder(self).begin()
+        else:
+            self.begin_clients()
+
+    def begin_clients(self) -> None:
         for client in self.clients:
             client.begin()
-
-    def prepare(self) -> WriteRequest:
-        """The tables."""
-        return WriteRequest(
-            statements=[(sql, []) for sql in CREATE], durability="local", request_id=b"create", client="setup"
-        )
 
     def count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1

@@ -26,7 +26,14 @@ def _seeds(seed: int | None, seeds: str | None) -> range:
 @click.option(
     "--minutes", type=click.FloatRange(0.01), default=None, help="Stop starting new seeds after this time."
 )
-def command(seed: int | None, seeds: str | None, minutes: float | None) -> None:
+@click.option(
+    "--engine",
+    type=click.Choice(("sqlite", "memory")),
+    default="sqlite",
+    show_default=True,
+    help="What executes and applies: the shipped SQLite engine, or a small one that is ten times as fast.",
+)
+def command(seed: int | None, seeds: str | None, minutes: float | None, engine: str) -> None:
     """Run the simulator: the shipped code on simulated network, clock and disk.
 
     Each seed prints its options first. The exit code is 1 when an invariant
@@ -35,4 +42,4 @@ def command(seed: int | None, seeds: str | None, minutes: float | None) -> None:
     chosen = _seeds(seed, seeds)
     from paceline.sim.main import run
 
-    raise click.exceptions.Exit(run(chosen, minutes=minutes))
+    raise click.exceptions.Exit(run(chosen, minutes=minutes, engine=engine))

@@ -49,7 +49,7 @@ lock: ## pin requirements/*.txt again, with hashes (needs uv)
 	uv pip compile $(LOCK) pyproject.toml requirements/build.in -o requirements/run.txt
 	uv pip compile $(LOCK) -c requirements/run.txt pyproject.toml requirements/build.in --group dev -o requirements/dev.txt
 	uv pip compile $(LOCK) --no-deps requirements/demo.in -o requirements/demo.txt
-LOCK := --quiet --universal --python-version 3.11 --generate-hashes \
+LOCK := --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
 clean: ## remove the environment, caches and left-over data of demo and benchmarks

@@ -149,7 +149,7 @@ def test_requirements_are_pinned_with_hashes_and_name_no_registry() -> None:
         assert not _REGISTRY.search(text), file
         assert "://" not in text, file
         for requirement in re.split(r"\n(?=[a-z0-9])", text.strip(), flags=re.I):
-            assert re.match(r"[\w.\-]+==", requirement), requirement
+            assert re.match(r"[\w.\-]+(\[[\w,]+\])?==", requirement), requirement
             assert "--hash=sha256:" in requirement, requirement
 
 

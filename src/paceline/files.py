@@ -12,11 +12,14 @@ caller must treat the file as lost and stop, never retry.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Generator, Sequence
+from typing import Protocol, TypeVar
 
-__all__ = ["File", "Files", "RealFiles", "write_atomic"]
+__all__ = ["File", "Files", "RealFiles", "Steps", "descriptor_of", "perform", "write_atomic"]
 
+T = TypeVar("T")
+Steps = Generator["File", None, T]
+"""Work that hands out a file when it must be synced, and goes on when it has been; a failure is thrown in."""
 _IOV_MAX = 512
 
 
@@ -82,14 +85,34 @@ def write_atomic(files: Files, path: str, data: bytes) -> None:
     files.sync_dir(os.path.dirname(path))
 
 
+def perform(steps: Steps[T]) -> T:
+    """Run to the end, syncing in place."""
+    try:
+        file = next(steps)
+        while True:
+            try:
+                file.sync()
+            except BaseException as error:
+                file = steps.throw(error)
+            else:
+                file = next(steps)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def descriptor_of(file: File) -> int | None:
+    """The operating system's number of an open file; None when it is not one of the system's."""
+    return file.descriptor if isinstance(file, _RealFile) else None
+
+
 class _RealFile:
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.descriptor = fd
 
     def pread(self, size: int, offset: int) -> bytes:
-        data = os.pread(self._fd, size, offset)
+        data = os.pread(self.descriptor, size, offset)
         while data and len(data) < size:
-            more = os.pread(self._fd, size - len(data), offset + len(data))
+            more = os.pread(self.descriptor, size - len(data), offset + len(data))
             if not more:
                 break
             data += more
@@ -99,27 +122,27 @@ class _RealFile:
         for start in range(0, len(buffers), _IOV_MAX):
             batch = buffers[start : start + _IOV_MAX]
             total = sum(map(len, batch))
-            written = os.pwritev(self._fd, batch, offset)
+            written = os.pwritev(self.descriptor, batch, offset)
             if written < total:
                 rest = memoryview(b"".join(batch))[written:]
                 while rest:
-                    count = os.pwrite(self._fd, rest, offset + total - len(rest))
+                    count = os.pwrite(self.descriptor, rest, offset + total - len(rest))
                     rest = rest[count:]
             offset += total
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
+        os.ftruncate(self.descriptor, size)
 
     def sync(self) -> None:
-        os.fdatasync(self._fd)
+        os.fdatasync(self.descriptor)
 
     def size(self) -> int:
-        return os.fstat(self._fd).st_size
+        return os.fstat(self.descriptor).st_size
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 class RealFiles:

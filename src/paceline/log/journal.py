@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from paceline.core.entry import LOCAL_KINDS_FROM, Entry, EntryKind, decode_entry
 from paceline.core.hardstate import HardState
 from paceline.errors import DiskFull, Diverged, LogFailed
-from paceline.files import Files
+from paceline.files import Files, Steps, perform
 from paceline.ids import GENESIS, Index, Position
 from paceline.limits import LOG_RESERVE_BYTES, LOG_TAIL_CACHE_BYTES, SEGMENT_BYTES
 from paceline.log.opening import Opened, RecoveryReport, open_directory
@@ -361,6 +361,17 @@ class Log:
     # The log lane.
 
     def flush(self) -> Position:
+        """Perform what is planned, as ``flushing`` does, in one go."""
+        return perform(self.flushing())
+
+    @property
+    def only_appends(self) -> bool:
+        """Whether the next flush is one write at the end of a file that is there."""
+        plan = self._plan
+        more = plan.drops or plan.vote is not None or plan.reset is not None or plan.cut is not None
+        return not more and len(plan.runs) == 1 and not plan.runs[0].create
+
+    def flushing(self) -> Steps[Position]:
         """Perform what is planned; returns the durable position (also in ``durable``, which the loop reads).
 
         Raises ``DiskFull`` (nothing half-written stays; the rest stays planned
@@ -374,7 +385,7 @@ class Log:
             self._cut_meanwhile, self._reset_meanwhile = None, False
         full = None
         try:
-            self._writer.perform(plan)
+            yield from self._writer.perform(plan)
         except DiskFull as error:
             full = error
         except BaseException as error:

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass, field
 
 from paceline.errors import Corruption, DiskFull, LogFailed
-from paceline.files import Files
+from paceline.files import Files, perform
 from paceline.ids import GENESIS
 from paceline.log.plan import Plan
 from paceline.log.recovery import Action
@@ -123,7 +123,7 @@ def _create(files: Files, directory: str, cluster: bytes, report: RecoveryReport
     plan = Plan()
     plan.run_for(header, SEGMENT_HEADER_BYTES, create=True)
     try:
-        Writer(files, directory, None, GENESIS).perform(plan)
+        perform(Writer(files, directory, None, GENESIS).perform(plan))
     except DiskFull as error:
         raise LogFailed(error.message, hint=error.hint) from error
     report.created = True

@@ -27,7 +27,7 @@ from typing import Final
 
 from paceline.core.entry import EntryKind, encode_local
 from paceline.errors import DiskFull, LogFailed
-from paceline.files import File, Files
+from paceline.files import File, Files, Steps
 from paceline.ids import Position
 from paceline.log.plan import MARK_SLOT, Cut, Plan, Run
 from paceline.log.segment import SEGMENT_HEADER_BYTES, SegmentHeader, first_index_of
@@ -53,8 +53,8 @@ class Writer:
         self._open: tuple[str, File] | None = None
         self.durable = durable
 
-    def perform(self, plan: Plan) -> None:
-        """Take each step out of ``plan`` when it is done."""
+    def perform(self, plan: Plan) -> Steps[None]:
+        """Take each step out of ``plan`` when it is done; what is appended is handed out to be synced."""
         while plan.drops:
             with self._final("remove", plan.drops[0]):
                 self._remove(plan.drops[0])
@@ -77,17 +77,17 @@ class Writer:
                 self._create(run.header)
                 run.create = False
             if run.buffers:
-                self._write(run)
+                yield from self._write(run)
             plan.runs.pop(0)
 
-    def _write(self, run: Run) -> None:
+    def _write(self, run: Run) -> Steps[None]:
         mark = encode_mark(self.durable)
         buffers = [mark if buffer is MARK_SLOT else buffer for buffer in run.buffers]
         with self._final("write", run.header.name):
             file = self._file(run.header.name)
             try:
                 file.pwritev(buffers, run.offset)
-                file.sync()
+                yield file
             except OSError as error:
                 if error.errno not in _FULL:
                     raise

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from paceline.core.effects import Random
 from paceline.core.messages import Message
+from paceline.files import Steps
 from paceline.ids import NodeId
 
 __all__ = ["Lane", "Ports"]
@@ -59,6 +60,12 @@ class Ports(Protocol):
         quick: bool = False,
     ) -> None:
         """``quick``: this piece of work ends within some milliseconds; it may run in place, without a thread."""
+        ...
+
+    def run_steps(
+        self, steps: Steps[T], done: Callable[[T], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """Work of the log's lane that does little beside its syncs: they may go without a thread."""
         ...
 
     def later(self, delay_ms: int, call: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from paceline.core.effects import Batch
 from paceline.core.messages import Message
 from paceline.errors import DiskFull
-from paceline.ids import NodeId
+from paceline.ids import NodeId, Position
 from paceline.node.anchors import Anchor, save_anchor
 from paceline.node.ports import Lane
 
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Syncing"]
 
 _DISK_FULL_RETRY_MS = 500
-_QUICK_MS = 5
-_QUICK_BYTES_MAX = 256 * 1024
-_QUICK_AFTER = 16
-"""So many flushes in a row must have been quick before one runs on the loop."""
-_SLOW_FOR_MS = 10_000
+_SMALL_BYTES = 256 * 1024
+"""So much is written on the loop, before a sync that goes without a thread."""
 
 _Messages = list[tuple[NodeId, Message]]
 
@@ -47,8 +44,6 @@ class Syncing:
         self._held: list[_Messages] = []
         self._in_flush: list[_Messages] = []
         self._hard_unsynced = 0
-        self._quick_in_a_row = 0
-        self._slow_until_ms = 0
 
     def hold(self, batch: Batch) -> None:
         """Send what waits for a hard state, at once when none is on its way to the disk."""
@@ -69,14 +64,8 @@ class Syncing:
         self._held = []
         hard_state, marked = node.replica.hard_state, node.engine_leads
 
-        def work() -> float:
-            began = node.ports.deadline(0)
-            node.log.flush()
-            return (node.ports.deadline(0) - began) * 1000
-
-        def done(took_ms: float) -> None:
+        def done(_: Position) -> None:
             self._flushing = False
-            self._learn(took_ms)
             if self.disk_full is not None:
                 self.disk_full = None
                 node.writes.reconsider()
@@ -97,32 +86,14 @@ class Syncing:
             if not node.state_busy:
                 node.pump()
 
-        node.ports.run(
-            Lane.LOG, work, done, lambda error: self._failed(error, held), quick=self._may_run_here()
-        )
+        def failed(error: BaseException) -> None:
+            self._failed(error, held)
 
-    def _learn(self, took_ms: float) -> None:
-        if took_ms <= _QUICK_MS:
-            self._quick_in_a_row += 1
+        # What fetches a snapshot flushes on the lane.
+        if node.log.only_appends and node.log.staged_bytes <= _SMALL_BYTES and not node.installing:
+            node.ports.run_steps(node.log.flushing(), done, failed)
         else:
-            if self._quick_in_a_row >= _QUICK_AFTER:
-                self._slow_until_ms = self._node.ports.now_ms() + _SLOW_FOR_MS
-            self._quick_in_a_row = 0
-
-    def _may_run_here(self) -> bool:
-        """Whether the next flush may run on the loop: its disk has been quick for a while.
-
-        Not on a leader that others could replace: one slow sync must not silence its heartbeats.
-        """
-        node = self._node
-        if self._quick_in_a_row < _QUICK_AFTER or node.ports.now_ms() < self._slow_until_ms:
-            return False
-        if node.installing or node.log.staged_bytes > _QUICK_BYTES_MAX:
-            return False
-        membership = node.replica.membership
-        return not node.leads_or_will or (
-            membership is not None and membership.settings.authority == "designated"
-        )
+            node.ports.run(Lane.LOG, node.log.flush, done, failed)
 
     def _failed(self, error: BaseException, held: list[_Messages]) -> None:
         """A full disk is waited out (the log keeps what it could not write); anything else is final."""

@@ -35,7 +35,7 @@ __all__ = ["Writes"]
 
 _LEVELS_MAX = 256
 _BUSY = 8
-_CROWD_FADES = 0.75
+_CROWD_FADES = 0.95
 """What is left of the largest crowd seen, after each group."""
 
 

@@ -193,6 +193,7 @@ class NodeProcess:
             self.node.writes.abandon(None)
         await self.peers.close()
         if hasattr(self, "ports"):
+            await self.ports.settle()
             await asyncio.to_thread(self.ports.stop)
         await asyncio.to_thread(self._close)
 

@@ -107,11 +107,11 @@ def _log_is_not_synced() -> Any:
     """The log says durable, and never asked the disk."""
 
     def make(original: Any) -> Any:
-        def write(self: Writer, run: Any) -> None:
+        def write(self: Writer, run: Any) -> Any:
             file = self._file(run.header.name)
             name = run.header.name
             self._open = (name, _Unsynced(file))
-            original(self, run)
+            yield from original(self, run)
 
         return write
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from paceline.core.effects import Random
 from paceline.core.messages import Message
+from paceline.files import Steps, perform
 from paceline.ids import NodeId
 from paceline.node.ports import Lane
 from paceline.sim.disk import PowerCut
@@ -110,12 +111,18 @@ class SimPorts:
         if lane is Lane.READ:
             self._world.at(self._draw(self._latencies.read_us), lambda: self._at_once(job), self._life)
             return
-        if quick and (lane is Lane.STATE or self._rng.random() < 0.5):
+        if quick:
             self._at_once(job)
             return
         self._queues[lane].append(job)
         if lane not in self._busy:
             self._next(lane)
+
+    def run_steps(
+        self, steps: Steps[T], done: Callable[[T], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        """Both ways that there are: other things happen during the sync, or nothing does."""
+        self.run(Lane.LOG, lambda: perform(steps), done, failed, quick=self._rng.random() < 0.5)
 
     def _at_once(self, job: _Job) -> None:
         try:

@@ -21,7 +21,7 @@ from logtools import (
 from paceline.core.entry import EntryKind, encode_local
 from paceline.core.hardstate import HardState
 from paceline.errors import BadEntry, Corruption, DiskFull, Diverged, LogFailed
-from paceline.files import Files
+from paceline.files import Files, Steps
 from paceline.ids import GENESIS, Index, NodeId, Position, Term
 from paceline.log.journal import Log, space_low
 from paceline.log.segment import SEGMENT_HEADER_BYTES, segment_name
@@ -41,9 +41,9 @@ def during_flush(log: Log, what: Callable[[], None]) -> None:
     """Run ``what`` (the loop thread) after the lane has performed its plan and before it says so."""
     perform = log._writer.perform
 
-    def slow(plan: object) -> None:
+    def slow(plan: object) -> Steps[None]:
         try:
-            perform(plan)  # type: ignore[arg-type]
+            yield from perform(plan)  # type: ignore[arg-type]
         finally:
             what()
 

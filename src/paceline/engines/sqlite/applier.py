@@ -62,7 +62,7 @@ class Applier:
         self._files = files or RealFiles()
         self._close_reads = close_reads
         self._guard = Guard(path)
-        self._checkpointed = b""
+        self._checkpointed = self._attempted = b""
         self._led_from = b""
         """Where the last reign began, until this node applies, undoes or installs."""
         self._led_at = 0
@@ -86,7 +86,8 @@ class Applier:
         if note is not None:
             if self._index is None:
                 reason = state.foreign_write(note, self.path)
-            self._checkpointed, self._led_from, self._led_at = note.checkpointed, note.led_from, note.led_at
+            self._checkpointed, self._attempted = note.checkpointed, note.attempted
+            self._led_from, self._led_at = note.led_from, note.led_at
         self._guard.take()
         self._attach()
         self._suspicion = reason or ""
@@ -198,9 +199,7 @@ class Applier:
         """
         before = self._writer.header
         mark = self.mark
-        earlier = self._checkpointed
-        if before.frames:
-            self._checkpointed = mark
+        self._attempted = mark if before.frames else b""
         emptied = False
         try:
             self._note(clean=False, moving=True)
@@ -209,13 +208,12 @@ class Applier:
             finally:
                 if self._guard.held:
                     self._attach_checked(before, emptied=emptied)
-        except DiskFull:
-            self._checkpointed = earlier
-            raise
+        finally:
+            self._attempted = b""
+        assert self._index is not None
+        if before.frames and (emptied or self._index.checkpoint_info().backfilled >= before.frames):
+            self._checkpointed = mark
         if not emptied:
-            assert self._index is not None
-            if self._index.checkpoint_info().backfilled < before.frames:
-                self._checkpointed = earlier
             self._writer.sync()
         self._note(clean=False)
         return emptied
@@ -268,6 +266,7 @@ class Applier:
             salts=salts,
             clean=clean,
             checkpointed=self._checkpointed,
+            attempted=self._attempted,
             led_from=self._led_from,
             led_at=self._led_at,
             suspicion=self._suspicion,

@@ -43,7 +43,7 @@ from paceline.engines.sqlite.walformat import (
     lock_page,
 )
 from paceline.engines.sqlite.walindex import WalIndex
-from paceline.errors import DiskFull, Diverged
+from paceline.errors import Diverged
 from paceline.files import Files, RealFiles
 from paceline.limits import CHECKPOINT_FRAMES, PART_RAW_BYTES
 
@@ -195,7 +195,7 @@ class Capture:
         self._mark: Mark
         self._own_commits = 0
         self._window: tuple[Window, IndexHeader] | None = None
-        self._checkpointed = self._led_from = b""
+        self._checkpointed = self._attempted = self._led_from = b""
         self._led_at = 0
 
     def attach(self, connection: apsw.Connection, mark: bytes | None) -> None:
@@ -221,7 +221,8 @@ class Capture:
         self._source.reset(self._mark.page_count, self._index.pages(0, self._mark.frame))
         note = state.read_note(self._files, self.path)
         if note is not None:
-            self._checkpointed, self._led_from, self._led_at = note.checkpointed, note.led_from, note.led_at
+            self._checkpointed, self._attempted = note.checkpointed, note.attempted
+            self._led_from, self._led_at = note.led_from, note.led_at
 
     def detach(self) -> None:
         """Stop capturing; the connection stays open."""
@@ -292,16 +293,15 @@ class Capture:
             return False
         if not self._mark.frame:
             return True
-        earlier, self._checkpointed = self._checkpointed, self.mark()
+        mark = self._attempted = self.mark()
         try:
             self._note(moving=True)
             emptied = empty_log(self._connection, self.path)
-        except DiskFull:
-            self._checkpointed = earlier
-            raise
+        finally:
+            self._attempted = b""
+        if emptied or self._index.checkpoint_info().backfilled >= self._mark.frame:
+            self._checkpointed = mark
         if not emptied:
-            if self._index.checkpoint_info().backfilled < self._mark.frame:
-                self._checkpointed = earlier
             self._note()
             return False
         header = self._index.header()
@@ -323,6 +323,7 @@ class Capture:
             salts=self._mark.salts if self._mark.frame else state.NO_LOG,
             clean=False,
             checkpointed=self._checkpointed,
+            attempted=self._attempted,
             led_from=self._led_from,
             led_at=self._led_at,
             suspicion="",

@@ -39,6 +39,7 @@ class Note(msgspec.Struct, frozen=True):
     ``size``/``mtime_ns``: of the file when the note was written.
     ``checkpointed``: encoded capture mark up to which everything is in the file, empty when unknown; whoever writes
     next may begin the log anew.
+    ``attempted``: encoded mark of a checkpoint of ours that began and whose end was not noted, else empty.
     ``led_from``: encoded mark where a reign began that no apply has followed, else empty.  Durable in the log.
     ``led_at``: end of the node's log when that reign began; marks up to there are of older reigns.
     ``moving``: a checkpoint of ours began; the file may have changed, and the log may be empty.
@@ -50,6 +51,7 @@ class Note(msgspec.Struct, frozen=True):
     mtime_ns: int
     clean: bool
     checkpointed: bytes = b""
+    attempted: bytes = b""
     led_from: bytes = b""
     led_at: int = 0
     suspicion: str = ""
@@ -68,6 +70,7 @@ def write_note(
     salts: bytes,
     clean: bool,
     checkpointed: bytes,
+    attempted: bytes,
     led_from: bytes,
     led_at: int,
     suspicion: str,
@@ -81,6 +84,7 @@ def write_note(
         mtime_ns=stat.st_mtime_ns,
         clean=clean,
         checkpointed=checkpointed,
+        attempted=attempted,
         led_from=led_from,
         led_at=led_at,
         suspicion=suspicion,

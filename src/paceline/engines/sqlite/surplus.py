@@ -91,14 +91,14 @@ def _start(marks: Iterable[tuple[int, bytes]], note: state.Note, index: WalIndex
 
 def _whole(marks: Iterable[tuple[int, bytes]], note: state.Note, index: WalIndex) -> Mark | None:
     header = index.header()
-    emptied = Mark.decode(note.checkpointed).salts if note.checkpointed else None
+    emptied = {Mark.decode(raw).salts for raw in (note.checkpointed, note.attempted) if raw}
     of_this_reign = takewhile(lambda mark: mark[0] > note.led_at, marks)
     for raw in chain((raw for _, raw in of_this_reign), (note.led_from,)):
         mark = Mark.decode(raw)
         if not mark.frame:
             return None
         if mark.salts != header.salts:
-            if emptied == mark.salts:
+            if mark.salts in emptied:
                 return None
             raise _lost("the write-ahead log was restarted")
         if mark.frame < header.frames or (mark.frame == header.frames and mark.checksum == header.checksum):

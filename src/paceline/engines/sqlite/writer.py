@@ -298,8 +298,10 @@ class Writer:
         deadline = request.deadline
         if deadline is not None and self._monotonic() >= deadline:
             raise TimedOut("the request's time limit passed before it ran; nothing was done")
+        if count == 1:
+            return [self._classify(request.statements[0][0])]
         statements = [self._classify(sql) for sql, _ in request.statements]
-        if count > 1 and any(statement.vacuum for statement in statements):
+        if any(statement.vacuum for statement in statements):
             raise UsageError("VACUUM cannot share a transaction", hint="send VACUUM as a request of its own")
         return statements
 
@@ -319,7 +321,10 @@ class Writer:
         auth.trusted = True
         self._control(_SAVEPOINT)
         auth.trusted = False
-        self._deadline = self._limit(request.deadline)
+        give_up_at, deadline = self._give_up_at, request.deadline
+        self._deadline = (
+            deadline if give_up_at is None or (deadline and deadline < give_up_at) else give_up_at
+        )
         try:
             room = RESULT_BYTES_MAX
             for statement, (_, args) in zip(statements, request.statements, strict=True):
@@ -425,13 +430,6 @@ class Writer:
         for outcome, _ in waiting:
             outcome.error = failure
             outcome.results = None if failure else [StatementResult()]
-
-    def _limit(self, deadline: float | None) -> float | None:
-        """The earlier of the request's and the group's limit."""
-        give_up_at = self._give_up_at
-        if give_up_at is None or (deadline is not None and deadline < give_up_at):
-            return deadline
-        return give_up_at
 
     def _past_deadline(self) -> bool:
         return self._deadline is not None and self._monotonic() >= self._deadline

@@ -4,7 +4,8 @@ Nothing is changed before every file has its verdict.  Then, in this order:
 leftovers are removed, the torn end is cut, and what stays is synced *again*:
 after a kill the last write may be visible in the kernel's cache and not yet be
 on disk, and after a failed sync the kernel counts its pages as written though
-they are not.  So everything that no mark vouches for is written once more.
+they are not.  So everything that no mark vouches for is written once more, and the
+file's size is set once more: a cut may be as little durable as a write.
 """
 
 from __future__ import annotations
@@ -108,8 +109,9 @@ def _settle(
     if finding.facts.place.is_end:
         file = files.open(os.path.join(directory, finding.name))
         try:
+            # Also when nothing is to be cut: a cut whose sync failed may be visible and not be on disk.
+            file.truncate(size)
             if scan.size > size:
-                file.truncate(size)
                 file.sync()
             file.pwritev([file.pread(size - scan.synced, scan.synced)], scan.synced)
             file.sync()

@@ -432,6 +432,23 @@ def test_data_dropped_by_a_failed_sync_is_written_again_after_a_restart() -> Non
     assert open_log(disk.mount()).last == entries[-1].position
 
 
+def test_cut_dropped_by_a_failed_sync_is_made_again_after_a_restart() -> None:
+    """Else what was cut comes back behind the entries that were written in its place, and later segments follow it."""
+    disk, log = filled(6, segment_bytes=2_000)
+    log.truncate(Index(2))
+    disk.fail("sync", errno.EIO)
+    with pytest.raises(LogFailed):
+        log.flush()
+    disk.kill()
+    again, report = open_with_report(disk.mount(), segment_bytes=300)
+    assert again.last.index == 2 and not report.actions
+    again.stage(make_entries(again.last, 3, size=30))
+    again.flush()
+    assert again.segments > 1
+    disk.crash("none")
+    assert open_log(disk.mount()).last == again.last
+
+
 def test_flush_that_is_broken_off_by_a_bug_stops_the_log() -> None:
     disk = new_disk()
     vote = VoteFile.create(disk, "/data/vote", HardState(Term(5), None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -88,6 +89,10 @@ class Network:
         except BaseException as error:
             self.errors.append(error)
         finally:
+            with contextlib.suppress(OSError):
+                while await reader.read(65536):
+                    pass
+            writer.transport.abort()
             self.sessions.discard(task)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -148,10 +153,15 @@ async def test_backup_is_one_plain_file(tmp_path: Path) -> None:
 
 
 class Breaking:
-    """A writer that breaks its connection, or flips a byte, after so many bytes."""
+    """A writer that ends its connection, or flips a byte, after so many bytes.
+
+    It ends by a FIN, and the socket stays until the receiver has hung up (``Network._accept``): a reset would
+    throw away what the receiver's kernel holds, and how much that is depends on the load of the machine.
+    """
 
     def __init__(self, writer: asyncio.StreamWriter, after: int, *, flip: bool) -> None:
         self._writer, self._left, self._flip = writer, after, flip
+        self._ended = False
 
     def write(self, data: bytes) -> None:
         data = bytes(data)
@@ -162,15 +172,34 @@ class Breaking:
                 self._writer.write(data)
                 return
             self._writer.write(data[: self._left])
-            self._writer.close()
+            self._writer.write_eof()
+            self._ended = True
             self._left = -1
             return
         self._left = max(-1, self._left - len(data)) if self._left >= 0 else -1
-        if not self._writer.is_closing():
+        if not self.is_closing():
             self._writer.write(data)
 
+    @property
+    def transport(self) -> Any:
+        return self
+
+    def is_closing(self) -> bool:
+        return self._ended or self._writer.transport.is_closing()
+
+    def abort(self) -> None:
+        if not self._ended:
+            self._writer.transport.abort()
+
+    def close(self) -> None:
+        if not self._ended:
+            self._writer.close()
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
+        return getattr(self._writer.transport, name)
 
 
 async def test_transfer_that_breaks_again_and_again_resumes_until_done(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def _say(line: str) -> None:
 
 def _ready(overview: Overview, cluster: Cluster) -> bool:
     names = {row["name"] for row in overview.rows if row["up"] and row["health"] == "ok"}
-    leads = overview.view is not None and overview.view.get("role") == "leader"
+    view = overview.view
+    leads = view is not None and view.get("role") == "leader" and not view.get("forming")
     return leads and {node.name for node in cluster.nodes} <= names
 
 

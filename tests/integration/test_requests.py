@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
+
 import pytest
 from cluster import Cluster, eventually
 from conftest import MakeCluster
@@ -181,3 +184,17 @@ def test_write_through_a_follower_without_a_leader_says_so(make_cluster: MakeClu
             client.execute("CREATE TABLE t (x)")
         assert "leader" in str(caught.value)
         assert client.query("SELECT 1").rows == [[1]]
+
+
+@pytest.mark.parametrize("through", ["n1", "n2"])
+def test_events_tell_the_position_as_it_moves(cluster: Cluster, through: str) -> None:
+    with urllib.request.urlopen(f"http://{cluster[through].http}/api/v1/events", timeout=20) as stream:
+        lines = (line for line in stream if line.startswith(b"data: "))
+        events = (json.loads(line[6:]) for line in lines)
+        positions = (event for event in events if event["event"] == "position")
+        first = next(positions)
+        with cluster.leader.client() as client:
+            receipt = insert(client, "told", "all").receipt
+        assert receipt is not None and receipt.index > first["applied"]
+        reached = next(event for event in positions if event["applied"] >= receipt.index)
+    assert reached["position"] == receipt.position and reached["node"] == through

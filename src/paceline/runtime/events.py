@@ -49,6 +49,10 @@ class EventHub:
         self._listeners: set[Subscription] = set()
         self.counts: dict[str, int] = {}
 
+    @property
+    def listening(self) -> bool:
+        return bool(self._listeners)
+
     def subscribe(self) -> Subscription:
         listener = Subscription(self)
         self._listeners.add(listener)

@@ -70,6 +70,7 @@ class NodeProcess:
         self.waiting_for: str | None = "starting"
         self._ticker: asyncio.Task[None] | None = None
         self._refusals: dict[NodeId, str] = {}
+        self._told: tuple[int, int] | None = None
 
     # -- start and stop -----------------------------------------------------------------
 
@@ -178,6 +179,27 @@ class NodeProcess:
         while True:
             await asyncio.sleep(TICK_MS / 1000)
             self.node.tick()
+            self._tell_position()
+
+    def _tell_position(self) -> None:
+        """To listeners, once a tick at most; the first of them hears at once where this node is."""
+        if not self.events.listening:
+            self._told = None
+            return
+        node = self.node
+        if (now := (node.replica.commit, node.applied)) == self._told:
+            return
+        self._told = now
+        position = node.log.position_at(node.applied)
+        self.events.publish(
+            {
+                "event": "position",
+                "node": self.config.name,
+                "position": str(position) if position else None,
+                "applied": node.applied,
+                "commit": node.replica.commit,
+            }
+        )
 
     async def stop(self) -> None:
         """Stop serving, let what is under way end, close the database whole."""

@@ -36,7 +36,8 @@ INFLIGHT_BYTES_MAX: Final = 16 * MIB
 INFLIGHT_MESSAGES_MAX: Final = 256
 PEER_FRAME_BYTES_MAX: Final = 16 * MIB
 HEARTBEAT_MS: Final = 100
-ELECTION_TIMEOUT_MS: Final = 1000
+ELECTION_TIMEOUT_MS: Final = 600
+"""A follower that hears nothing for this long, or up to twice as long (drawn), calls an election."""
 TICK_MS: Final = 20
 
 # groups, requests, clients

@@ -8,12 +8,15 @@ durability text makes sense is the core's to say.
 Two ways to be part of a cluster, never both:
 
 - ``[[cluster.members]]``: the founding members, equal in every file, with
-  ``leader`` naming one of them.  A node's own row must equal what it
+  ``leader`` naming the one that founds the cluster and leads first.  A node's own row must equal what it
   advertises, so three files either form one cluster or none.
 - ``join = [...]`` in ``[cluster]``: peer addresses of a running cluster.
   Everything else is learned from it.
 
 A node that names itself leader and lists nobody founds a cluster of one.
+
+``authority`` in ``[cluster]``: ``auto`` (the voters elect, the default) or ``designated`` (only
+``leader`` ever leads).  It counts when the cluster is founded; afterwards the cluster knows.
 
 Traffic is clear text and nobody is asked for a password yet, so an address
 beyond loopback is refused unless ``insecure = true`` says that this is meant.

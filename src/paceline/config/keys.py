@@ -17,7 +17,17 @@ from paceline import limits
 from paceline.errors import UsageError
 from paceline.ids import check_node_name
 
-__all__ = ["ENVIRONMENT", "KEYS", "MEMBER_KEYS", "Kind", "bad_value", "check", "split_address", "unknown_key"]
+__all__ = [
+    "AUTHORITIES",
+    "ENVIRONMENT",
+    "KEYS",
+    "MEMBER_KEYS",
+    "Kind",
+    "bad_value",
+    "check",
+    "split_address",
+    "unknown_key",
+]
 
 
 class Kind(NamedTuple):
@@ -83,6 +93,9 @@ _TABLES: Final = Kind(
 )
 _GIB: Final = 1024 * limits.MIB
 
+AUTHORITIES: Final = ("auto", "designated")
+"""Who may name a leader: the voters by election, or the configuration alone."""
+
 KEYS: Final[dict[str, Kind]] = {
     "name": _NAME,
     "data": _TEXT,
@@ -95,6 +108,7 @@ KEYS: Final[dict[str, Kind]] = {
     "insecure": _FLAG,
     "cluster.name": _NAME,
     "cluster.leader": _NAME,
+    "cluster.authority": _one_of(*AUTHORITIES),
     "cluster.members": _TABLES,
     "cluster.join": _ADDRESSES,
     "settings.durability": _TEXT,
@@ -107,6 +121,7 @@ KEYS: Final[dict[str, Kind]] = {
     "settings.snapshot_rate_bytes_per_second": _integer(0, 100 * _GIB),
     "settings.apply_interval_ms": _integer(0, 1_000),
     "settings.heartbeat_ms": _integer(10, 10_000),
+    "settings.election_timeout_ms": _integer(50, 100_000),
     "settings.log_level": _one_of("debug", "info", "warning", "error"),
 }
 """Every key, by its dotted name.  0 for ``snapshot_rate_bytes_per_second`` means no limit."""

@@ -10,7 +10,15 @@ from typing import Any
 import msgspec
 
 from paceline.config.keys import ENVIRONMENT, KEYS, bad_value, check, unknown_key
-from paceline.config.rules import advertised, check_listeners, founders, leader_of, listeners
+from paceline.config.rules import (
+    advertised,
+    authority_of,
+    check_listeners,
+    election_timeout_ms,
+    founders,
+    leader_of,
+    listeners,
+)
 from paceline.config.shape import Member, NodeConfig, Settings
 from paceline.errors import UsageError
 from paceline.ids import check_node_name
@@ -107,6 +115,7 @@ def _assemble(source: str, path: str | None, flat: dict[str, object]) -> NodeCon
             ),
         )
     settings = {key.removeprefix("settings."): v for key, v in flat.items() if key.startswith("settings.")}
+    settings["election_timeout_ms"] = election_timeout_ms(source, flat)
     return NodeConfig(
         name=name,
         data=os.path.abspath(str(flat["data"])),
@@ -114,6 +123,7 @@ def _assemble(source: str, path: str | None, flat: dict[str, object]) -> NodeCon
         **told,
         cluster=str(flat.get("cluster.name", "main")),
         leader=leader_of(source, flat, members),
+        authority=authority_of(source, flat),
         members=members,
         join=tuple(join),
         insecure=insecure,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -17,8 +17,21 @@ from paceline.config.keys import MEMBER_KEYS, bad_value, check, split_address, u
 from paceline.config.shape import Member
 from paceline.errors import UsageError
 from paceline.ids import NodeId
+from paceline.limits import ELECTION_TIMEOUT_MS, HEARTBEAT_MS
 
-__all__ = ["advertised", "check_listeners", "founders", "leader_of", "listeners"]
+__all__ = [
+    "HEARTBEATS_MIN",
+    "advertised",
+    "authority_of",
+    "check_listeners",
+    "election_timeout_ms",
+    "founders",
+    "leader_of",
+    "listeners",
+]
+
+HEARTBEATS_MIN: Final = 5
+"""An election timeout is at least so many heartbeats: a few that are late must not cost a reign."""
 
 
 def _member(source: str, number: int, row: Mapping[str, object]) -> Member:
@@ -103,6 +116,37 @@ def advertised(
             )
         found[name] = value
     return found
+
+
+def authority_of(source: str, flat: dict[str, object]) -> str:
+    """Who may name a leader; only a founder decides it, a node that joins is told."""
+    if "cluster.authority" in flat and "cluster.join" in flat:
+        raise bad_value(
+            source,
+            "cluster.authority",
+            flat["cluster.authority"],
+            "nothing, because the cluster that this node joins decides it",
+            hint="leave it out",
+        )
+    return str(flat.get("cluster.authority", "auto"))
+
+
+def election_timeout_ms(source: str, flat: dict[str, object]) -> int:
+    """The timeout to use: as given, else the default, raised to fit slow heartbeats."""
+    heartbeat_ms: Any = flat.get("settings.heartbeat_ms", HEARTBEAT_MS)
+    least = HEARTBEATS_MIN * heartbeat_ms
+    given: Any = flat.get("settings.election_timeout_ms")
+    if given is None:
+        return max(ELECTION_TIMEOUT_MS, int(least))
+    if given < least:
+        raise bad_value(
+            source,
+            "settings.election_timeout_ms",
+            given,
+            f"at least {least}, that is {HEARTBEATS_MIN} x heartbeat_ms ({heartbeat_ms})",
+            hint="a few late heartbeats must not look like a dead leader",
+        )
+    return int(given)
 
 
 def leader_of(source: str, flat: dict[str, object], members: tuple[Member, ...]) -> NodeId | None:

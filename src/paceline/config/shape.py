@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_rate_bytes_per_second: int = 0
     apply_interval_ms: int = limits.APPLY_INTERVAL_MS
     heartbeat_ms: int = limits.HEARTBEAT_MS
+    election_timeout_ms: int = limits.ELECTION_TIMEOUT_MS
     log_level: str = "info"
 
 
@@ -44,7 +45,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One node, checked.  ``data`` is absolute; exactly one of ``members`` and ``join`` is filled.
 
-    ``leader`` is None only for a node that joins: the cluster tells it.
+    ``leader`` founds the cluster and leads first; with authority ``designated`` nobody else ever leads.  It is None only
+    for a node that joins: the cluster tells it, and its authority too.
     ``path`` is the file it was read from, for messages.
     """
 
@@ -58,6 +60,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     advertise_peer: str
     cluster: str
     leader: NodeId | None
+    authority: str = "auto"
     members: tuple[Member, ...] = ()
     join: tuple[str, ...] = ()
     insecure: bool = False
@@ -86,6 +89,8 @@ def to_toml(config: NodeConfig, *, base: str | None = None) -> str:
     lines += ["", "[cluster]", _line("name", config.cluster)]
     if config.leader is not None:
         lines.append(_line("leader", config.leader))
+    if config.authority != "auto":
+        lines.append(_line("authority", config.authority))
     if config.join:
         lines.append(_line("join", list(config.join)))
     for member in config.members:

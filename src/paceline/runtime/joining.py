@@ -1,14 +1,21 @@
 """Becoming a member for the first time: found the cluster, or ask its leader.
 
-The designated leader of a fresh configuration founds the cluster alone, as its only voter; the other
+The leader that a fresh configuration names founds the cluster alone, as its only voter; the other
 founders join like any later node.  Writes wait until a majority of the founders are voters.
 Before founding it asks the other founders: one that belongs to a cluster already means
-that this directory was wiped, and founding would split the cluster.
+that this directory was wiped, and founding would split the cluster.  Where the voters elect
+(authority ``auto``) it then joins like any other node, as a new incarnation; a designated leader
+cannot, because nobody else may let it in.
+
+A founder whose file lists a member that a cluster still being formed does not know is refused: two files
+contradict each other, and waiting would not help.  Later the cluster's membership counts; ``contradictions``
+says where a file differs from it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -25,7 +32,9 @@ from paceline.runtime.engines import Engines
 from paceline.runtime.greeting import Hello, Welcome, greet
 from paceline.runtime.peers import connect
 
-__all__ = ["candidate", "found", "join", "other_founders", "own_member"]
+__all__ = ["candidate", "contradictions", "found", "join", "other_founders", "own_member"]
+
+log = logging.getLogger("paceline")
 
 _PAUSE_S = 0.2
 _PROBE_S = 1.0
@@ -49,7 +58,10 @@ def other_founders(config: NodeConfig) -> list[str]:
 
 async def found(config: NodeConfig, directory: DataDirectory, engines: Engines, hello: Hello) -> None:
     """Found the cluster on this node; its database may exist already (then others fetch it)."""
-    await _refuse_second_founding(config, hello)
+    member = await _somebody_with_a_cluster(config, hello)
+    if member is not None:
+        await _come_back(config, directory, engines, hello, member)
+        return
     cluster = secrets.token_hex(16)
     database: DatabasePosition | None = None
     base = GENESIS
@@ -62,7 +74,9 @@ async def found(config: NodeConfig, directory: DataDirectory, engines: Engines, 
         cluster_name=config.cluster,
         members=(own_member(config, directory.identity.incarnation, voter=True),),
         settings=Settings(
-            authority="designated", leader=config.leader, durability=config.settings.durability
+            authority=config.authority,
+            leader=config.leader if config.authority == "designated" else None,
+            durability=config.settings.durability,
         ),
         forming=tuple(sorted(m.name for m in config.members if m.name != config.name)),
     )
@@ -78,26 +92,43 @@ async def found(config: NodeConfig, directory: DataDirectory, engines: Engines, 
     directory.joined(cluster)
 
 
-async def _refuse_second_founding(config: NodeConfig, hello: Hello) -> None:
+async def _somebody_with_a_cluster(config: NodeConfig, hello: Hello) -> Welcome | None:
+    """Ask the other founders, each with little patience; one that is silent must not hide another's answer."""
+    # Not a join: nobody is to be admitted by a question.
+    question = msgspec.structs.replace(hello, purpose="peer")
+
     async def probe(address: str) -> Welcome | None:
         try:
-            return await _ask(address, hello)
-        except PacelineError:
+            async with asyncio.timeout(_PROBE_S):
+                return await _ask(address, question)
+        except (PacelineError, OSError):  # TimeoutError is an OSError
             return None
 
-    try:
-        async with asyncio.timeout(_PROBE_S):
-            answers = await asyncio.gather(*(probe(address) for address in other_founders(config)))
-    except TimeoutError:
-        return
-    for answer in answers:
-        if answer is not None and answer.cluster is not None:
-            raise UsageError(
-                f"{answer.name} already belongs to cluster {answer.cluster[:8]}, but {config.name}'s data directory "
-                f"{config.data} is empty",
-                hint=f"was it wiped? Founding again would split the cluster. Bring its directory back, or let it come "
-                f"in as a new member: paceline serve ... --join {answer.leader or other_founders(config)[0]}",
-            )
+    answers = await asyncio.gather(*(probe(address) for address in other_founders(config)))
+    return next((answer for answer in answers if answer is not None and answer.cluster is not None), None)
+
+
+async def _come_back(
+    config: NodeConfig, directory: DataDirectory, engines: Engines, hello: Hello, member: Welcome
+) -> None:
+    """This founder's directory was emptied, the cluster lives: come in as a new incarnation."""
+    assert member.cluster is not None
+    if config.authority == "designated":
+        raise UsageError(
+            f"{member.name} already belongs to cluster {member.cluster[:8]}, but {config.name}'s data directory "
+            f"{config.data} is empty",
+            hint="was it wiped? Founding again would split the cluster, and only the designated leader could let a "
+            "new member in. Bring its directory back, or found a new cluster from a follower's file: "
+            "paceline up FILE --dir NEW",
+        )
+    log.warning(
+        "%s belongs to cluster %s already, and the data directory here is empty: %s joins as a new incarnation",
+        member.name,
+        member.cluster[:8],
+        config.name,
+    )
+    database = await asyncio.to_thread(engines.look) if directory.has_database else None
+    await join(config, directory, hello, database, lambda why: log.info("waiting to join: %s", why))
 
 
 async def _ask(address: str, hello: Hello) -> Welcome:
@@ -157,6 +188,7 @@ def _accept(
             f"{welcome.name} is of cluster {membership.cluster_name!r}, not {config.cluster!r}",
             hint="correct the address or the cluster's name",
         )
+    _refuse_unknown_founders(config, membership, welcome.name)
     known = welcome.position is not None and database is not None
     base = Position.parse(welcome.position) if known and welcome.position else GENESIS
     create_state(
@@ -169,6 +201,40 @@ def _accept(
         segment_bytes=config.settings.segment_bytes,
     )
     directory.joined(welcome.cluster)
+
+
+def _refuse_unknown_founders(config: NodeConfig, membership: Membership, asked: str) -> None:
+    """While a cluster forms, all files must list the same founders."""
+    founders = {str(m.name) for m in membership.members} | set(map(str, membership.forming))
+    unknown = sorted(str(m.name) for m in config.members if m.name not in founders)
+    if membership.forming and unknown:
+        raise UsageError(
+            f"{config.path or 'the configuration'} lists {', '.join(unknown)} as a member, but {asked} forms the "
+            f"cluster of {', '.join(sorted(founders))}",
+            hint="the members must be the same in all files; later nodes come with join instead of members",
+        )
+
+
+def contradictions(config: NodeConfig, membership: Membership) -> list[str]:
+    """Where a founder's file differs from the cluster as it is now; the cluster counts."""
+    found = []
+    known = {str(m.name): m for m in membership.members}
+    for member in config.members:
+        name = str(member.name)
+        if name not in known:
+            if name not in membership.forming:
+                found.append(f"the configuration lists {name}, which is not a member (any more)")
+        elif (member.listen, member.peer) != (known[name].address, known[name].peer):
+            found.append(
+                f"the configuration says {name} is at {member.listen} and {member.peer}, "
+                f"the cluster says {known[name].address} and {known[name].peer}"
+            )
+    if config.members and config.authority != membership.settings.authority:
+        found.append(
+            f"the configuration says authority {config.authority}, the cluster has "
+            f"{membership.settings.authority} since it was founded"
+        )
+    return found
 
 
 def candidate(hello: Hello) -> Member:

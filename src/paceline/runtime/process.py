@@ -20,7 +20,7 @@ from paceline.core.messages import Message
 from paceline.engines.base import Engine
 from paceline.errors import DiskFull, Diverged, NotLeader, PacelineError, UsageError
 from paceline.ids import DatabasePosition, Index, NodeId, Term
-from paceline.limits import ELECTION_TIMEOUT_MS, START_BYTES_MIN, TICK_MS
+from paceline.limits import START_BYTES_MIN, TICK_MS
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
 from paceline.node.installing import InstallActions
@@ -165,7 +165,7 @@ class NodeProcess:
             ),
             timing=Timing(
                 heartbeat_ms=settings.heartbeat_ms,
-                election_timeout_ms=max(ELECTION_TIMEOUT_MS, 5 * settings.heartbeat_ms),
+                election_timeout_ms=max(settings.election_timeout_ms, 5 * settings.heartbeat_ms),
             ),
             segment_bytes=settings.segment_bytes,
         )

@@ -24,6 +24,7 @@ from paceline.engines.sqlite.engine import SqliteEngine
 from paceline.engines.sqlite.position import read_position
 from paceline.ids import DatabasePosition
 from paceline.node.start import Paths
+from paceline.runtime.joining import contradictions
 from paceline.runtime.peers import split_address
 from paceline.runtime.process import NodeProcess
 from paceline.runtime.service import NodeService
@@ -113,6 +114,9 @@ async def _run(
     try:
         await native.start(*split_address(config.listen))
         await http.start(*split_address(config.http))
+        membership = process.node.replica.membership
+        for difference in contradictions(config, membership) if membership else ():
+            logging.getLogger("paceline").warning("%s; the cluster's membership counts", difference)
         if on_ready is not None:
             on_ready()
         await asyncio.wait((process.failure, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -249,3 +249,30 @@ def test_written_file_loads_as_the_same_configuration(
 def test_joining_configuration_survives_the_file(write: Write) -> None:
     config = load(write("insecure=true\n" + JOINING.format("10.0.0.9")), env={})
     assert load(write(to_toml(config)), env={}) == config
+
+
+def test_authority_is_auto_unless_the_file_says_designated(write: Write) -> None:
+    assert load(write(GOOD), env={}).authority == "auto"
+    text = GOOD.replace('leader = "n1"', 'leader = "n1"\nauthority = "designated"')
+    assert load(write(text), env={}).authority == "designated"
+    with pytest.raises(UsageError, match="expected one of auto, designated"):
+        load(write(text.replace("designated", "anarchy")), env={})
+
+
+def test_joining_node_does_not_decide_the_authority(write: Write) -> None:
+    text = JOINING.format("127.0.0.1") + 'authority = "auto"\n'
+    with pytest.raises(UsageError, match="cluster.authority.*decides it"):
+        load(write(text), env={})
+
+
+def test_election_timeout_is_at_least_five_heartbeats(write: Write) -> None:
+    def timeout(settings: str) -> int:
+        return load(write(GOOD + f"[settings]\n{settings}\n"), env={}).settings.election_timeout_ms
+
+    assert timeout("") == Settings().election_timeout_ms
+    assert timeout("heartbeat_ms = 400") == 2000, "slow heartbeats raise a timeout that nobody chose"
+    assert timeout("heartbeat_ms = 40\nelection_timeout_ms = 200") == 200
+    with pytest.raises(
+        UsageError, match=r"election_timeout_ms = 199: expected at least 200, .*heartbeat_ms \(40\)"
+    ):
+        timeout("heartbeat_ms = 40\nelection_timeout_ms = 199")

@@ -7,14 +7,16 @@ with what is left of the time limit; the answer comes back unchanged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from paceline.client.aio import AsyncClient
 from paceline.engines.base import Outcome, QueryResult, StatementResult, Value, WriteRequest
 from paceline.errors import NotLeader, PacelineError, SqlError, Unavailable, UsageError
 from paceline.ids import Index, NodeId
+from paceline.limits import TICK_MS
 from paceline.node.acks import Done
 from paceline.node.replies import QueryReply, Receipt, WriteReply
 from paceline.runtime.events import Subscription
@@ -36,6 +38,9 @@ class NodeService:
         self._process = process
         self._report = report
         self._forward: tuple[str, AsyncClient] | None = None
+        self._forwarding = 0
+        """Requests that wait for an answer of the leader."""
+        self._watching = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- writes ---------------------------------------------------------------------------
@@ -49,18 +54,22 @@ class NodeService:
             request.deadline = node.ports.deadline(timeout_ms)
             node.writes.submit(request, timeout_ms, done)
             return
-        task = asyncio.get_running_loop().create_task(self._forward_write(request, timeout_ms, done))
+        self._background(self._forward_write(request, timeout_ms, done))
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _forward_write(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
         try:
-            result = await self._leader_client().execute(
-                request.statements,
-                durability=request.durability,
-                request_id=request.request_id,
-                timeout_ms=timeout_ms,
-            )
+            with self._leader_client() as leader:
+                result = await leader.execute(
+                    request.statements,
+                    durability=request.durability,
+                    request_id=request.request_id,
+                    timeout_ms=timeout_ms,
+                )
         except SqlError as error:
             done(WriteReply(Outcome(error=error), None))
             return
@@ -79,8 +88,9 @@ class NodeService:
         repeated = Index(result.repeated_at) if result.repeated_at is not None else None
         done(WriteReply(Outcome(results=results, repeated_at=repeated), receipt))
 
-    def _leader_client(self) -> AsyncClient:
-        """A client to the leader that this node knows; raises ``NotLeader`` when it knows none."""
+    @contextlib.contextmanager
+    def _leader_client(self) -> Iterator[AsyncClient]:
+        """A client to the leader that this node knows, watched meanwhile; raises ``NotLeader`` when it knows none."""
         name, _, addresses = self.leader()
         if name == self.name:
             raise Unavailable(f"{name} is just taking over the leadership", hint="repeat in a moment")
@@ -92,16 +102,38 @@ class NodeService:
             )
         address = addresses["address"]
         if self._forward is None or self._forward[0] != address:
-            if self._forward is not None:
-                old = self._forward[1]
-                task = asyncio.get_running_loop().create_task(old.close())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            self._forward = (
-                address,
-                AsyncClient([address], name=f"forward-from-{self.name}", request_ids=False),
-            )
-        return self._forward[1]
+            self._hang_up()
+            client = AsyncClient([address], name=f"forward-from-{self.name}", request_ids=False)
+            self._forward = (address, client)
+        self._forwarding += 1
+        if not self._watching:
+            self._watching = True
+            self._background(self._watch_leader())
+        try:
+            yield self._forward[1]
+        finally:
+            self._forwarding -= 1
+
+    async def _watch_leader(self) -> None:
+        """Once another node leads, nobody waits for the old one any longer: it may never answer.
+
+        Each caller hears that the outcome is unknown (or that nothing happened) and repeats under its request id.
+        """
+        while self._forwarding:
+            await asyncio.sleep(TICK_MS / 1000)
+            name, _, addresses = self.leader()
+            if name == self.name or (
+                addresses is not None
+                and self._forward is not None
+                and addresses["address"] != self._forward[0]
+            ):
+                self._hang_up()
+        self._watching = False
+
+    def _hang_up(self) -> None:
+        if self._forward is not None:
+            self._background(self._forward[1].close())
+            self._forward = None
 
     # -- reads ------------------------------------------------------------------------------
 
@@ -116,7 +148,8 @@ class NodeService:
     ) -> QueryReply:
         node = self._process.node
         if read == "leader" and not node.leads:
-            result = await self._leader_client().query(sql, args, read="leader", timeout_ms=timeout_ms)
+            with self._leader_client() as leader:
+                result = await leader.query(sql, args, read="leader", timeout_ms=timeout_ms)
             return QueryReply(
                 QueryResult(result.columns, result.types, result.rows, None),
                 result.position,
@@ -159,7 +192,8 @@ class NodeService:
         if action is None:
             raise UsageError(f"unknown operation {op!r}", hint=f"there are: {', '.join(sorted(_ADMIN))}")
         if not self._process.node.leads:
-            answer: dict[str, Any] = await self._leader_client().admin(op, **params)
+            with self._leader_client() as leader:
+                answer: dict[str, Any] = await leader.admin(op, **params)
             return answer
         result: dict[str, Any] = await action(self, params)
         return result

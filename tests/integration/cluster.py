@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from proxy import Proxy
+
 from paceline.client.blocking import Client
 from paceline.config.shape import Member, NodeConfig, Settings, to_toml
 from paceline.errors import PacelineError
@@ -75,6 +77,8 @@ class Node:
         self.config_path = root / f"{name}.toml"
         self.output_path = root / f"{name}.log"
         self.listen, self.http, self.peer = (f"127.0.0.1:{port}" for port in free_ports(3))
+        self.advertise, self.advertise_peer = self.listen, self.peer
+        """What the other nodes are told: the proxy's addresses where there is one."""
         self.process: subprocess.Popen[bytes] | None = None
         """What the test expects to run now."""
         self._started: list[subprocess.Popen[bytes]] = []
@@ -158,8 +162,8 @@ class Node:
     def client(self, timeout_ms: int = 15_000, *, request_ids: bool = True) -> Client:
         return Client([self.listen], timeout_ms=timeout_ms, request_ids=request_ids)
 
-    def status(self) -> dict[str, Any]:
-        with self.client(timeout_ms=2_000) as client:
+    def status(self, timeout_ms: int = 2_000) -> dict[str, Any]:
+        with self.client(timeout_ms=timeout_ms) as client:
             status = client.status()
         assert status["node"] == self.name
         return status
@@ -176,30 +180,76 @@ class Node:
 
 
 class Cluster:
-    """Nodes n1, n2, ...; n1 is the designated leader."""
+    """Nodes n1, n2, ...; with authority ``designated`` n1 leads, with ``auto`` whom they elect.
+
+    ``proxied``: all that nodes say to each other passes ``proxy``.
+    """
 
     def __init__(
-        self, root: Path, count: int = 3, *, name: str = "main", durability: str = "quorum", **settings: Any
+        self,
+        root: Path,
+        count: int = 3,
+        *,
+        name: str = "main",
+        durability: str = "quorum",
+        authority: str = "designated",
+        proxied: bool = False,
+        **settings: Any,
     ) -> None:
         self.root = root
         self.name = name
+        self.authority = authority
         root.mkdir(exist_ok=True)
         self.settings = Settings(durability=durability, **settings)
-        self.nodes = {f"n{number}": Node(root, f"n{number}") for number in range(1, count + 1)}
-        self._made = list(self.nodes.values())
+        self._proxy = Proxy() if proxied else None
+        self._made: list[Node] = []
+        self.nodes = {f"n{number}": self._make(f"n{number}") for number in range(1, count + 1)}
         members = tuple(
-            Member(name=NodeId(n.name), listen=n.listen, http=n.http, peer=n.peer)
+            Member(name=NodeId(n.name), listen=n.advertise, http=n.http, peer=n.advertise_peer)
             for n in self.nodes.values()
         )
         for node in self.nodes.values():
-            self.configure(node, leader=NodeId("n1"), members=members)
+            self.configure(node, leader=NodeId("n1"), members=members, authority=authority)
+
+    def _make(self, name: str) -> Node:
+        node = Node(self.root, name)
+        self._made.append(node)
+        if self._proxy is not None:
+            client, peer = free_ports(2)
+            node.advertise, node.advertise_peer = f"127.0.0.1:{client}", f"127.0.0.1:{peer}"
+            self._proxy.forward(client, name, node.listen)
+            self._proxy.forward(peer, name, node.peer)
+        return node
+
+    @property
+    def proxy(self) -> Proxy:
+        assert self._proxy is not None, "the cluster was made without proxied=True"
+        return self._proxy
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
 
     @property
     def leader(self) -> Node:
-        return self.nodes["n1"]
+        """The node that leads now; with authority ``auto`` it is asked for, and waited for."""
+        if self.authority == "designated":
+            return self.nodes["n1"]
+        return self.wait_for_leader()
+
+    def wait_for_leader(self, *, among: Sequence[Node] = (), after: int = 0, seconds: float = 20.0) -> Node:
+        """The leader of the highest term, in a term above ``after``, ready to write."""
+        return eventually("somebody leads", lambda: self._leading(among or self.running, after), seconds)
+
+    def _leading(self, nodes: Sequence[Node], after: int) -> Node | None:
+        found: list[tuple[int, Node]] = []
+        for node in nodes:
+            try:
+                status = node.status(timeout_ms=500)
+            except (PacelineError, OSError):
+                continue
+            if status["role"] == "leader" and status["ready"] and status["term"] > after:
+                found.append((status["term"], node))
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     @property
     def followers(self) -> list[Node]:
@@ -219,9 +269,9 @@ class Cluster:
             listen=node.listen,
             http=node.http,
             peer=node.peer,
-            advertise=node.listen,
+            advertise=node.advertise,
             advertise_http=node.http,
-            advertise_peer=node.peer,
+            advertise_peer=node.advertise_peer,
             cluster=self.name,
             **values,
         )
@@ -229,9 +279,8 @@ class Cluster:
 
     def new_node(self, name: str, *, join: Sequence[Node] = (), **settings: Any) -> Node:
         """A node that will join; not started, and no part of ``nodes`` yet."""
-        node = Node(self.root, name)
-        self._made.append(node)
-        via = tuple(member.peer for member in (join or self.nodes.values()))
+        node = self._make(name)
+        via = tuple(member.advertise_peer for member in (join or self.nodes.values()))
         self.configure(node, join=via, **settings)
         return node
 
@@ -264,6 +313,8 @@ class Cluster:
     def clean_up(self) -> None:
         for node in self._made:
             node.clean_up()
+        if self._proxy is not None:
+            self._proxy.close()
 
     def client(self, *names: str, timeout_ms: int = 15_000) -> Client:
         addresses = [self.nodes[name].listen for name in names or self.nodes]

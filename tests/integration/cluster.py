@@ -260,6 +260,14 @@ class Cluster:
         """Nodes that were started and not ended by the test."""
         return [node for node in self.nodes.values() if node.process is not None]
 
+    def reigns(self) -> dict[int, str]:
+        """Term -> who led it, as the nodes themselves said since their files began."""
+        found: dict[int, str] = {}
+        for node in self._made:
+            for term in re.findall(r" leading \{'term': (\d+)\}", node.output):
+                assert found.setdefault(int(term), node.name) == node.name, f"two leaders in term {term}"
+        return found
+
     def configure(self, node: Node, **fields: Any) -> None:
         """Write the node's TOML file."""
         values: dict[str, Any] = {"leader": None, "settings": self.settings, **fields}

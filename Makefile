@@ -37,10 +37,11 @@ fmt: $(VENV)/.dev ## format the code and apply the linter's safe fixes
 coverage: $(VENV)/.dev ## branch coverage of the fast tests, report in htmlcov/
 	$(PY) -m pytest -n 2 -m "not slow" --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
 
-bench: $(VENV)/.dev ## writes, memory and join on loopback clusters; one JSON line per measurement
+bench: $(VENV)/.dev ## writes, memory, join and failover on loopback clusters; one JSON line per measurement
 	@$(PY) -m bench.writes $(BENCH_ARGS)
 	@$(PY) -m bench.memory
 	@$(PY) -m bench.join
+	@$(PY) -m bench.failover
 
 docs-check: $(VENV)/.dev ## links, commands and house rules of the documentation
 	$(PY) -m pytest -q tests/unit/test_docs.py tests/unit/test_house_rules.py

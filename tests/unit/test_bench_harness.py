@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import machine, memory, reference
+from bench import failover, machine, memory, reference
 from bench.cluster import CommandFailed, LocalCluster, free_port, peak_rss_mb, wait_for
 
 _PROGRAM = """
@@ -92,3 +92,31 @@ def test_filler_database_has_the_size_asked_for(tmp_path: Path) -> None:
     assert 0.8 < (tmp_path / "filler.db").stat().st_size / (8 * 1024 * 1024) < 1.2
     with sqlite3.connect(tmp_path / "filler.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def _writer(*acks: tuple[float, int, str]) -> failover.Writer:
+    writer = failover.Writer(["127.0.0.1:1"])
+    writer.acks = [failover.Ack(*ack) for ack in acks]
+    return writer
+
+
+def test_failover_ends_with_the_first_write_that_a_later_reign_acknowledges() -> None:
+    late_answer = (1.02, 1, "n1")  # sent before the kill, read after it
+    writer = _writer((0.9, 1, "n1"), (1.0, 1, "n1"), late_answer)
+    assert writer.first_later(2, term=1) is None
+    writer.acks += [failover.Ack(1.8, 2, "n3"), failover.Ack(1.9, 2, "n3")]
+    assert writer.first_later(2, term=1) == (1.8, 2, "n3")
+
+
+def test_pause_of_a_switch_is_the_longest_time_between_two_acknowledgements() -> None:
+    writer = _writer(*((at, 1, "n1") for at in (0.0, 0.4, 1.0, 1.1, 1.35, 1.4, 3.0)))
+    assert writer.pause_ms(1.05, 2.0) == pytest.approx(250)
+    assert writer.pause_ms(1.0, 1.0) == pytest.approx(600), (
+        "a pause counts when it ends, however early it began"
+    )
+    assert writer.pause_ms(1.38, 1.39) == 0
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    assert failover.percentiles([3.0]) == {"p50": 3.0, "p99": 3.0, "max": 3.0}
+    assert failover.percentiles([float(n) for n in range(1, 101)]) == {"p50": 50.0, "p99": 99.0, "max": 100.0}

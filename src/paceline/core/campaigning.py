@@ -18,6 +18,8 @@ class Campaigning(ReplicaState):
         membership = self.membership
         if membership is None or self._leading:
             return
+        if self.health != "ok" and membership.settings.authority == "auto":
+            return  # its database could not lead
         me = membership.member(self.name)
         if me is None or me.incarnation != self.incarnation:
             return
@@ -96,4 +98,6 @@ class Campaigning(ReplicaState):
     def _leader_alive(self, now_ms: int) -> bool:
         if self._leading:
             return self._leading.heard_majority(self.voters, now_ms)
-        return self.leader is not None and now_ms - self._quiet_since_ms < self.timing.election_timeout_ms
+        if self.leader is None or self._leader_gone:
+            return False
+        return now_ms - self._quiet_since_ms < self.timing.election_timeout_ms

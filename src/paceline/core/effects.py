@@ -3,6 +3,8 @@
 The core decides and never acts.  After *every* input the driver takes the batch
 (``Replica.take``) and carries it out before it gives the next input:
 
+0. ``rewind_to``: the database stands beyond this index, in entries that the leader's history does not have. Nothing
+   is taken from the leader before the driver says ``rewound``;
 1. ``truncate_after``: the log's suffix after this index goes (custody first), staged before
 2. ``hard_state`` and ``entries``, staged in this order on the log lane;
 3. ``messages`` may leave at once (they depend on nothing unsynced);
@@ -68,6 +70,7 @@ class LogView(Protocol):
 class Batch(msgspec.Struct, gc=False):
     """See the module docstring for the order.  Empty batches are falsy."""
 
+    rewind_to: Index | None = None
     truncate_after: Index | None = None
     hard_state: HardState | None = None
     entries: list[Entry] = []
@@ -81,6 +84,8 @@ class Batch(msgspec.Struct, gc=False):
     """Some durability level may have been reached."""
     snapshot_from: NodeId | None = None
     """This follower must fetch a snapshot from that leader."""
+    read_indexes: list[tuple[int, Index]] = []
+    """Reads (by number) that are linearizable once this node has applied the index."""
 
     def __bool__(self) -> bool:
         return bool(
@@ -88,6 +93,7 @@ class Batch(msgspec.Struct, gc=False):
             or self.messages
             or self.after_hard_state
             or self.hard_state is not None
+            or self.rewind_to is not None
             or self.truncate_after is not None
             or self.commit is not None
             or self.role is not None
@@ -95,4 +101,5 @@ class Batch(msgspec.Struct, gc=False):
             or self.membership_changed
             or self.progress_changed
             or self.snapshot_from is not None
+            or self.read_indexes
         )

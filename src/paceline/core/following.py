@@ -26,8 +26,8 @@ class Following(ReplicaState):
             else:
                 self._refuse(sender, message.prev_index)
                 return
-        self._take_entries(message)
-        self._verified = max(self._verified, Index(message.prev_index + len(message.entries)))
+        taken = self._take_entries(message)
+        self._verified = max(self._verified, Index(message.prev_index + taken))
         self._advance_to(message.commit)
         if self.durable >= self._verified:
             self._report()  # else the sync that these entries wait for reports them
@@ -47,20 +47,31 @@ class Following(ReplicaState):
                 )
         return Append(message.term, message.prev_term, message.prev_index, message.prev_chain, message.commit)
 
-    def _take_entries(self, message: Append) -> None:
+    def _take_entries(self, message: Append) -> int:
+        """Returns how many of the entries this log has now; fewer than all when the database must go back first."""
         for count, entry in enumerate(message.entries):
             here = self._position_at(entry.index)
             if here is not None and here.chain == entry.chain:
                 continue
             if here is not None:
-                self._truncate(Index(entry.index - 1))
+                fork = Index(entry.index - 1)
+                if self.database_end > fork:
+                    self._batch.rewind_to = fork
+                    return count
+                self._truncate(fork)
             for new in message.entries[count:]:
                 assert new.follows(self._last), "an append's entries are one chain"
                 self._batch.entries.append(new)
                 self._last = new.position
                 if new.kind is EntryKind.CONFIG:
                     self._learn(new)
-            return
+            break
+        return len(message.entries)
+
+    def rewound(self) -> None:
+        """The database was taken back as ``Batch.rewind_to`` asked: have the leader look for the meeting place again."""
+        if self._leading is None and self.leader is not None:
+            self._refuse(self.leader, self._last.index)
 
     def _truncate(self, after: Index) -> None:
         assert after >= self.commit, "committed entries are never removed"

@@ -16,6 +16,7 @@ from paceline.core.entry import Entry
 from paceline.core.membership import Membership, majority
 from paceline.core.messages import Append, AppendResponse, Heartbeat, Message, SnapshotNeeded
 from paceline.core.progress import Progress, Sending
+from paceline.core.readindex import ReadRounds
 from paceline.ids import Index, NodeId, Position, Slot, Term
 from paceline.limits import APPEND_BYTES_MAX
 
@@ -44,6 +45,7 @@ class Leading:
         self.round = 0
         self.since_ms = now_ms
         self.heartbeat_due_ms = now_ms
+        self.reads = ReadRounds()
 
     # -- followers ---------------------------------------------------------
 
@@ -145,6 +147,21 @@ class Leading:
                 progress.told = commit
                 self.send(name, Heartbeat(self.term, commit, 0))
 
+    def reads_ready(
+        self, commit: Index, voters: frozenset[NodeId], now_ms: int
+    ) -> list[tuple[tuple[NodeId | None, int], Index]]:
+        """Linearizable reads that a majority of voters has confirmed."""
+
+        def confirmed(round_: int) -> bool:
+            answered = sum(1 for name in voters if name == self.name or self._round(name) >= round_)
+            return answered >= majority(len(voters))
+
+        return self.reads.advance(commit, self.first_own, confirmed, lambda: self.beat(commit, now_ms))
+
+    def _round(self, name: NodeId) -> int:
+        progress = self.followers.get(name)
+        return progress.round if progress is not None else 0
+
     def heard_majority(self, voters: frozenset[NodeId], now_ms: int) -> bool:
         """Whether a majority of voters answered within the last election timeout (check-quorum)."""
         oldest = now_ms - self.timing.election_timeout_ms
@@ -168,6 +185,17 @@ class Leading:
         if own_required:
             index = min(index, own_durable)
         return index if index >= self.first_own else Index(0)
+
+    def would_commit(
+        self, index: Index, own_durable: Index, voters: frozenset[NodeId], receiver: NodeId | None
+    ) -> bool:
+        """Whether ``index`` is committed as soon as ``receiver`` has it (decision 0008)."""
+        having = sum(
+            1
+            for name in voters
+            if name == receiver or (own_durable if name == self.name else self._durable(name)) >= index
+        )
+        return index >= self.first_own and own_durable >= index and having >= majority(len(voters))
 
     def reached(
         self, durability: Durability, commit: Index, own: Index, voters: frozenset[NodeId], now_ms: int

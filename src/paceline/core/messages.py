@@ -18,6 +18,8 @@ __all__ = [
     "AppendResponse",
     "Heartbeat",
     "Message",
+    "ReadIndex",
+    "ReadIndexResponse",
     "SnapshotNeeded",
     "TimeoutNow",
     "VoteRequest",
@@ -94,10 +96,35 @@ class SnapshotNeeded(msgspec.Struct, frozen=True, tag=6, array_like=True):
     base: Index
 
 
+class ReadIndex(msgspec.Struct, frozen=True, tag=8, array_like=True):
+    """How far must I have applied for the read ``number`` to be linearizable?"""
+
+    term: Term
+    number: int
+
+
+class ReadIndexResponse(msgspec.Struct, frozen=True, tag=9, array_like=True):
+    """I led ``term`` after I got the question, and this was committed then."""
+
+    term: Term
+    number: int
+    index: Index
+
+
 class TimeoutNow(msgspec.Struct, frozen=True, tag=7, array_like=True):
     """You are up to date; campaign at once."""
 
     term: Term
 
 
-Message = VoteRequest | VoteResponse | Append | AppendResponse | Heartbeat | SnapshotNeeded | TimeoutNow
+Message = (
+    VoteRequest
+    | VoteResponse
+    | Append
+    | AppendResponse
+    | Heartbeat
+    | SnapshotNeeded
+    | TimeoutNow
+    | ReadIndex
+    | ReadIndexResponse
+)

@@ -32,6 +32,8 @@ from paceline.core.messages import (
     AppendResponse,
     Heartbeat,
     Message,
+    ReadIndex,
+    ReadIndexResponse,
     SnapshotNeeded,
     TimeoutNow,
     VoteRequest,
@@ -133,6 +135,12 @@ class Replica(Campaigning, Following):
                     self._batch.snapshot_from = sender
             case TimeoutNow():
                 self.campaign(now_ms, force=True)
+            case ReadIndex():
+                if self._leading:
+                    self._leading.reads.ask((sender, message.number))
+                    self._answer_reads(now_ms)
+            case ReadIndexResponse():
+                self._batch.read_indexes.append((message.number, message.index))
 
     def _must_ignore(self, sender: NodeId, message: Message, now_ms: int) -> bool:
         """A vote request while a leader is alive; unless it is that leader's own, which has restarted then."""
@@ -255,6 +263,7 @@ class Replica(Campaigning, Following):
         if leading.answer(progress, message, now_ms):
             self._batch.progress_changed = True
             self._advance()
+        self._answer_reads(now_ms)
         leading.pump(progress, self.commit, now_ms)
 
     def connected(self, name: NodeId, now_ms: int) -> None:
@@ -264,6 +273,52 @@ class Replica(Campaigning, Following):
         elif self._ballot and name in self.voters - self._ballot.granted:
             self._ask_for_vote(name, self._ballot)  # the first request may have been lost
 
+    def disconnected(self, name: NodeId, now_ms: int) -> None:
+        """The connection on which ``name`` speaks broke: most likely its process has died.
+
+        A follower of it loses its patience soon, unless the leader calls again.  Nothing is risked by an error:
+        the pre-vote asks the others, who refuse while they hear the leader.
+        """
+        settings = self.membership.settings if self.membership else None
+        if self._leading or name != self.leader or settings is None or settings.authority != "auto":
+            return
+        self._leader_gone = True
+        patience = self.timing.heartbeat_ms + self._random.randrange(2 * self.timing.heartbeat_ms)
+        self._deadline_ms = min(self._deadline_ms, now_ms + patience)
+
+    def resign(self, now_ms: int) -> None:
+        """This node cannot go on leading: let another one be elected."""
+        if self._leading:
+            self._follow(None, now_ms)
+
+    def hand_over(self, target: NodeId) -> None:
+        """Leader: have ``target`` campaign at once; to be called when it has everything."""
+        if self._leading:
+            self._send(target, TimeoutNow(self.term))
+
+    # -- reads -----------------------------------------------------------------------
+
+    def read_index(self, number: int, now_ms: int) -> None:
+        """Ask for the index that makes a read linearizable; it comes as ``Batch.read_indexes``."""
+        if self._leading:
+            self._leading.reads.ask((None, number))
+            self._answer_reads(now_ms)
+        elif self.leader is not None:
+            self._send(self.leader, ReadIndex(self.term, number))
+
+    def _answer_reads(self, now_ms: int) -> None:
+        assert self._leading is not None
+        for (asker, number), index in self._leading.reads_ready(self.commit, self.voters, now_ms):
+            if asker is None:
+                self._batch.read_indexes.append((number, index))
+            else:
+                self._send(asker, ReadIndexResponse(self.term, number, index))
+
+    def final_with(self, index: Index, receiver: NodeId | None) -> bool:
+        """Leader: whether nothing can take ``index`` back once ``receiver`` has it, too (see ``would_commit``)."""
+        leading = self._leading
+        return leading is not None and leading.would_commit(index, self.durable, self.voters, receiver)
+
     def durable_to(self, position: Position, now_ms: int) -> None:
         """This node's log is synced up to ``position``."""
         if self._position_at(position.index) != position:
@@ -272,6 +327,7 @@ class Replica(Campaigning, Following):
         if self._leading:
             self._batch.progress_changed = True
             self._advance()
+            self._answer_reads(now_ms)
         elif self.leader is not None and self._verified:
             self._report()
 

@@ -51,6 +51,8 @@ class ReplicaState(ABC):
         self.commit = commit
         self.durable = log.last.index
         self.applied = Index(0)
+        self.database_end = Index(0)
+        """Up to here the database may hold entries of this log, applied or about to be."""
         self.wall_us = 0
         self.health = "ok"
         self._state = hard_state
@@ -63,6 +65,8 @@ class ReplicaState(ABC):
         self._reserved = False
         self._queued: list[tuple[EntryKind, bytes]] = []
         self._quiet_since_ms = now_ms
+        self._leader_gone = False
+        """Its connection broke and it was not heard of since."""
         self._deadline_ms = now_ms
         self._luck = 0
         self._draw_deadline(now_ms)
@@ -132,6 +136,7 @@ class ReplicaState(ABC):
         if settings and settings.authority == "designated" and settings.leader == self.name:
             base = 2 * self.timing.heartbeat_ms  # nobody else campaigns: no reason to wait
         self._quiet_since_ms = now_ms
+        self._leader_gone = False
         self._deadline_ms = now_ms + base + base * self._luck // 1000
 
     def _position_at(self, index: Index) -> Position | None:

@@ -19,6 +19,8 @@ from paceline.core.messages import (
     AppendResponse,
     Heartbeat,
     Message,
+    ReadIndex,
+    ReadIndexResponse,
     SnapshotNeeded,
     TimeoutNow,
     VoteRequest,
@@ -43,7 +45,15 @@ class _AppendHeader(msgspec.Struct, frozen=True, tag=3, array_like=True):
 
 
 _decoder: Final[msgspec.msgpack.Decoder[_AppendHeader | Message]] = msgspec.msgpack.Decoder(
-    _AppendHeader | VoteRequest | VoteResponse | AppendResponse | Heartbeat | SnapshotNeeded | TimeoutNow
+    _AppendHeader
+    | VoteRequest
+    | VoteResponse
+    | AppendResponse
+    | Heartbeat
+    | SnapshotNeeded
+    | TimeoutNow
+    | ReadIndex
+    | ReadIndexResponse
 )
 
 

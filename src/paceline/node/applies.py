@@ -70,6 +70,7 @@ class Applies:
                 node.set_applied(Index(end - 1))  # void: the leader that wrote these parts did not end them
                 return self.start()
             source = chain(entries, self._rest(entries[-1].index, end))
+        node.replica.database_end = max(node.replica.database_end, end)
         barrier = entries[-1] if entries[-1].kind is EntryKind.BARRIER else None
         node.run_state(
             lambda: node.engine.apply(source),

@@ -25,17 +25,20 @@ from paceline.core.replica import Replica
 from paceline.engines.base import Engine, Pin, join_local
 from paceline.errors import Corruption, DiskFull, NotLeader, PacelineError, Unavailable
 from paceline.files import Files
-from paceline.ids import DatabasePosition, Index, NodeId, Position
+from paceline.ids import DatabasePosition, Index, NodeId, Position, Term
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
 from paceline.node.acks import Acks
 from paceline.node.anchors import Anchor, pack
 from paceline.node.applies import Applies
+from paceline.node.checkpoints import Checkpoints
 from paceline.node.locate import idle_end
 from paceline.node.members import Members
 from paceline.node.ports import Lane, Ports
 from paceline.node.reads import Reads
 from paceline.node.retain import Retainer
+from paceline.node.rewinding import Rewinding
+from paceline.node.switching import Switching
 from paceline.node.syncing import Syncing
 from paceline.node.verifier import Verifier
 from paceline.node.writes import Writes
@@ -96,12 +99,17 @@ class Node:
         self.members = Members(self)
         self.retainer = Retainer(self)
         self.syncing = Syncing(self, anchor_path, anchor)
+        self.rewinding = Rewinding(self)
+        self.switching = Switching(self)
         self.engine_leads = False
+        self._engine_term = Term(0)
+        """Of the reign for which the engine was last made the writer."""
         self._tasks: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
         self._announcing = False
         self._pumping = False
-        self._checkpoint_not_before_ms = 0
+        self.checkpoints = Checkpoints(self)
         replica.applied_to(applied)
+        replica.database_end = applied
         replica.health = quarantined or "ok"
 
     # -- what the parts ask ------------------------------------------------------
@@ -129,15 +137,16 @@ class Node:
     def set_applied(self, index: Index) -> None:
         self.applied = index
         self.replica.applied_to(index)
+        self.replica.database_end = index
         self.reads.applied()
 
     # -- inputs ---------------------------------------------------------------------
 
     def begin(self) -> None:
-        """First step after start-up: a designated leader campaigns at once."""
-        membership = self.replica.membership
+        """First step after start-up: who can only be elected by itself, or is designated, campaigns at once."""
+        membership, name = self.replica.membership, self.replica.name
         self.replica.wall_us = self.ports.wall_us()
-        if membership and membership.settings.leader == self.replica.name:
+        if membership and (membership.settings.leader == name or membership.voters == {name}):
             self.replica.campaign(self.ports.now_ms())
         self.drain()
         self.pump()
@@ -157,6 +166,7 @@ class Node:
         self.acks.expire(now_ms)
         self.reads.expire(now_ms)
         self.members.tick(now_ms)
+        self.switching.tick(now_ms)
         self.retainer.tick(now_ms)
         if self.quarantined and self.replica.leader and not self.leads_or_will:
             self.ports.fetch_snapshot(self.replica.leader)
@@ -166,15 +176,17 @@ class Node:
         self.replica.connected(name, self.ports.now_ms())
         self.drain()
 
+    def disconnected(self, name: NodeId) -> None:
+        """The connection on which ``name`` speaks to this node broke."""
+        if not self.installing:
+            self.replica.disconnected(name, self.ports.now_ms())
+
     def append(self, entries: list[Entry], local: Sequence[bytes]) -> bool:
-        """Entries from the leader's writer; False when they no longer belong to this reign."""
+        """Entries from the leader's writer; False when they no longer belong to this reign (they are undone then)."""
         appended = self.replica.append(entries, self.ports.now_ms())
         if not appended:
-            self.ports.fatal(
-                Unavailable(
-                    f"{self.replica.name} lost its leadership while a group ran; restarting to undo it"
-                )
-            )
+            self.rewinding.strand(entries, local)
+            local = ()
         self.drain(local)
         return appended
 
@@ -183,6 +195,9 @@ class Node:
     def drain(self, local: Sequence[bytes] = ()) -> None:
         """Carry out what the core asks for, in the order that it promises."""
         batch = self.replica.take()
+        if batch.rewind_to is not None:
+            self.rewinding.want(batch.rewind_to)
+            self.pump_soon()
         if batch.truncate_after is not None:
             self._truncate(batch.truncate_after)
         if batch.hard_state is not None:
@@ -207,32 +222,38 @@ class Node:
             self.pump_soon()
         if batch.snapshot_from is not None:
             self.ports.fetch_snapshot(batch.snapshot_from)
+        if batch.read_indexes:
+            self.reads.confirmed(batch.read_indexes)
 
     def _truncate(self, after: Index) -> None:
+        """The database has nothing behind ``after`` (``Rewinding`` saw to that)."""
+        assert after >= self.replica.database_end
         entries = self.log.entries(after, bytes_max=1 << 40)
-        notes = {entry.index: note for entry in entries if (note := self.log.local(entry.index)) is not None}
         self.custody.keep(
             "not in the leader's log",
             entries,
-            notes,
+            self.notes_of(entries),
             time_us=self.ports.wall_us(),
             term_now=self.replica.term,
         )
-        self.ports.event("lost", first=entries[0].position.short, last=entries[-1].position.short)
+        self.ports.event(
+            "lost",
+            first=entries[0].position.short,
+            last=entries[-1].position.short,
+            transactions=sum(entry.kind is EntryKind.TXN for entry in entries),
+        )
         self.log.truncate(after)
-        if after >= self.applied:
-            return
-        if any(entry.kind is EntryKind.TXN and entry.index <= self.applied for entry in entries):
-            self.quarantine(
-                Corruption("the database has transactions that the leader's history does not have")
-            )
-        else:
-            self.set_applied(after)  # entries that touch no database were passed before they were committed
+
+    def notes_of(self, entries: Sequence[Entry]) -> dict[Index, bytes]:
+        """The bodies of the local records beside these entries."""
+        return {entry.index: note for entry in entries if (note := self.log.local(entry.index)) is not None}
 
     def _role_changed(self) -> None:
         leader = self.replica.leader
         self.writes.reconsider()
         self.ports.event("role", role=self.replica.role.value, term=self.replica.term, leader=leader)
+        self.reads.leader_changed()
+        self.switching.role_changed()
         if not self.leads_or_will:
             self.acks.abandon(f"{self.replica.name} no longer leads")
             self.writes.abandon(str(leader) if leader else None)
@@ -295,39 +316,56 @@ class Node:
         """Give the state lane its next piece of work, if it is free."""
         if self.state_busy or self.stopping:
             return
-        if self._tasks:
+        if self.engine_leads and not (self.leads_or_will and self._engine_term == self.replica.term):
+            self._stand_down()
+        elif not self.engine_leads and self.rewinding.start():
+            return
+        elif self._tasks:
             work, done = self._tasks.pop(0)
             self.run_state(work, done)
         elif self.installing or self.quarantined:
             return
         elif self.leads_or_will:
             self._pump_leader()
-        elif self.engine_leads:
-            self.engine_leads = False
-            self.writes.reconsider()
-            self.run_state(self.engine.follow, lambda _: None)
         elif not self.applies.start() and not self.state_busy:
-            self._checkpoint()
+            self.checkpoints.start()
 
     def _pump_leader(self) -> None:
         if not self.engine_leads:
             if not self.applies.start() and not self.state_busy:
-                log_end = self.log.last.index
-                self.run_state(lambda: self.engine.lead(log_end), self._lead)
+                log_end, term = self.log.last.index, self.replica.term
+                self.run_state(
+                    lambda: self.engine.lead(log_end), lambda _: self._lead(term), self.state_failed
+                )
             return
         if self.applied < self.replica.last.index:
             self.set_applied(self.idle_end())
-        if self.verifier.start() or self._checkpoint():
+        if self.verifier.start() or self.checkpoints.start():
             return
-        if self.syncing.marked and self.writes.ready() and not self._checkpoint_waits():
+        if self.syncing.marked and self.writes.ready() and not self.checkpoints.waits():
             self.writes.start_group()
 
-    def _lead(self, position: DatabasePosition | None) -> None:
+    def _stand_down(self) -> None:
+        """The reign is over for the engine, too."""
+        self.engine_leads = False
+        self.writes.reconsider()
+        self.run_state(self.engine.follow, lambda _: None, self.state_failed)
+
+    def state_failed(self, error: BaseException) -> None:
+        """A database that is not what it must be: fetched anew when somebody else can lead meanwhile."""
+        membership = self.replica.membership
+        alone = membership is None or membership.settings.authority != "auto" or len(membership.voters) < 2
+        if isinstance(error, Corruption) and not alone:
+            self.quarantine(error)
+        else:
+            self.ports.fatal(error)
+
+    def _lead(self, term: Term) -> None:
         """The engine writes now: note in the log how far the database has been captured.
 
         The first group waits until the note is durable: without it a killed leader's surplus would not be known.
         """
-        self.engine_leads, self.syncing.marked = True, False
+        self.engine_leads, self._engine_term, self.syncing.marked = True, term, False
         self.writes.reconsider()
         self.set_applied(self.idle_end())
         mark = join_local(self.engine.capture_mark(), b"")
@@ -336,39 +374,6 @@ class Node:
         self.log.stage([], [record])
         self.syncing.flush()
         self.ports.event("leading", term=self.replica.term)
-
-    def _checkpoint_waits(self) -> bool:
-        """A checkpoint is due and only waits for the log's sync: no new group until then."""
-        return (
-            self.engine.checkpoint_due()
-            and self.replica.durable < self.applied
-            and self.ports.now_ms() >= self._checkpoint_not_before_ms
-        )
-
-    def _checkpoint(self) -> bool:
-        """Start a due checkpoint; only when the log is durable as far as the database goes."""
-        now_ms = self.ports.now_ms()
-        if now_ms < self._checkpoint_not_before_ms or not self.engine.checkpoint_due():
-            return False
-        if self.replica.durable < self.applied:
-            return False
-
-        def done(database_durable: Index | None) -> None:
-            if database_durable is None:
-                self._checkpoint_not_before_ms = self.ports.now_ms() + self.settings.checkpoint_retry_ms
-            else:
-                self.retainer.database_durable = database_durable
-
-        def failed(error: BaseException) -> None:
-            if isinstance(error, DiskFull):
-                self._checkpoint_not_before_ms = self.ports.now_ms() + self.settings.checkpoint_retry_ms
-            elif isinstance(error, Corruption) and not self.leads_or_will:
-                self.quarantine(error)
-            else:
-                self.ports.fatal(error)
-
-        self.run_state(self.engine.checkpoint, done, failed)
-        return True
 
     # -- snapshots -----------------------------------------------------------------------------
 
@@ -394,26 +399,51 @@ class Node:
         self.quarantined = f"quarantined: {reason}"
         self.replica.health = self.quarantined
         self.ports.event("quarantined", reason=reason)
+        if self.leads_or_will:
+            self.replica.resign(self.ports.now_ms())
+            self.drain()
         if self.replica.leader is not None and not self.leads_or_will:
             self.ports.fetch_snapshot(self.replica.leader)
 
     def when_final(
-        self, index: Index, deadline_ms: int, go: Callable[[], None], late: Callable[[], None]
+        self,
+        position: Position,
+        receiver: NodeId | None,
+        deadline_ms: int,
+        go: Callable[[], None],
+        late: Callable[[], None],
     ) -> None:
-        """Call ``go`` once nothing can take ``index`` back: the condition for handing out a snapshot.
+        """Call ``go`` once nothing can take ``position`` back: the condition for handing out a snapshot.
 
-        Committed; or on the disk of a designated leader, for nobody else may ever lead.  Waiting for the commit
-        there could be waiting for the very nodes that fetch (decision 0007).
+        Committed; or on the disk of a designated leader, for nobody else may ever lead (decision 0007); or committed
+        as soon as the ``receiver``, a voter, has it (decision 0008).  Waiting for the commit could be waiting for
+        the very nodes that fetch.
         """
-        membership = self.replica.membership
-        if not (self.leads and membership and membership.settings.authority == "designated"):
-            self.reads.when_committed(index, deadline_ms, go, late)
-        elif self.replica.durable >= index:
+        index, replica = position.index, self.replica
+        if index >= self.log.base.index and self.log.position_at(index) != position:
+            late()  # taken back already
+        elif index <= replica.commit or self._final_here(index, receiver):
             go()
         elif self.ports.now_ms() >= deadline_ms:
             late()
         else:
-            self.ports.later(_FINAL_POLL_MS, lambda: self.when_final(index, deadline_ms, go, late))
+            self.ports.later(
+                _FINAL_POLL_MS, lambda: self.when_final(position, receiver, deadline_ms, go, late)
+            )
+
+    def _final_here(self, index: Index, receiver: NodeId | None) -> bool:
+        membership = self.replica.membership
+        if not self.leads or membership is None:
+            return False
+        if membership.settings.authority == "designated":
+            return self.replica.durable >= index
+        return receiver is not None and self.replica.final_with(index, receiver)
+
+    def switch(
+        self, target: NodeId | None, timeout_ms: int, done: Callable[[dict[str, Any] | PacelineError], None]
+    ) -> None:
+        """Hand the leadership over; see ``switching.py``."""
+        self.switching.start(target, timeout_ms, done)
 
     def heal(self, name: NodeId) -> None:
         """Leader: ``name`` holds another state than this node at the same position; have it re-sync."""
@@ -425,6 +455,8 @@ class Node:
         """A snapshot is staged: stop following until it is in place."""
         if self.leads_or_will:
             raise NotLeader("this node leads; it installs no snapshot")
+        if self.engine_leads or self.rewinding.stranded:
+            raise Unavailable("this node has not yet ended its own reign")
         self.installing = True
 
     def installed(self, base: Position, membership: Membership, database: DatabasePosition | None) -> None:
@@ -434,6 +466,7 @@ class Node:
         )
         self.installing = False
         self.quarantined = None
+        self.rewinding.installed()
         self.replica.health = "ok"
         self.replica.installed(base, membership, durable=self.log.durable.index)
         self.set_applied(base.index)

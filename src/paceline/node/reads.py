@@ -3,8 +3,11 @@
     local     this node, now
     session   this node, once it has applied the token's position
     leader    the leader; the answer is held until everything that it contains is committed
+    linearizable   any node, once a majority has confirmed the leader and this node has applied what was
+                   committed then (``core/readindex.py``); held like ``leader``
 
-Holding the answer, not the read: the snapshot is taken at once.
+Holding the answer, not the read: the snapshot is taken at once.  An answer is held for a position, not for an
+index: when a new leader's history takes its place the answer is thrown away.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Reads"]
 
 Answer = Callable[[QueryReply | PacelineError], None]
-LEVELS = ("local", "session", "leader")
+LEVELS = ("local", "session", "leader", "linearizable")
+_ASK_AGAIN_MS = 200
 
 
 @dataclass(slots=True)
@@ -40,9 +44,22 @@ class _Held:
     late: Callable[[], None]
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A linearizable read that waits for its read index."""
+
+    deadline_ms: int
+    asked_ms: int
+    go: Callable[[], None]
+    fail: Callable[[PacelineError], None]
+
+
 class Reads:
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._asked: dict[int, _Asked] = {}
+        self._numbers = node.ports.random.randrange(1 << 32) << 20
+        """Not from zero: an answer to an earlier process of this node must not be taken for one of ours."""
         self._for_applied: list[_Held] = []
         self._for_commit: list[_Held] = []
 
@@ -87,8 +104,47 @@ class Reads:
                 done(NotLeader(f"{node.replica.name} does not lead", leader=str(leader) if leader else None))
         elif read == "session":
             self._session(token, deadline_ms, run, done)
+        elif read == "linearizable":
+            self._ask(deadline_ms, run, done)
         else:
             done(UsageError(f"unknown read level {read!r}", hint=f"use one of: {', '.join(LEVELS)}"))
+
+    def _ask(self, deadline_ms: int, run: Callable[[], None], done: Answer) -> None:
+        node, replica = self._node, self._node.replica
+        if replica.leader is None:
+            done(NotLeader(f"{replica.name} knows no leader now", leader=None, hint="repeat in a moment"))
+            return
+        self._numbers += 1
+        number, now_ms = self._numbers, node.ports.now_ms()
+        self._asked[number] = _Asked(deadline_ms, now_ms, run, done)
+        replica.read_index(number, now_ms)
+        node.drain()
+
+    def confirmed(self, indexes: list[tuple[int, Index]]) -> None:
+        """The leader has confirmed these reads: run them once their index is applied here."""
+        for number, index in indexes:
+            asked = self._asked.pop(number, None)
+            if asked is None:
+                continue
+
+            def late(fail: Callable[[PacelineError], None] = asked.fail) -> None:
+                fail(
+                    TimedOut(
+                        f"{self._node.replica.name} has not applied what was committed in time",
+                        hint="read from another node, or allow more time",
+                    )
+                )
+
+            self.when_applied(index, asked.deadline_ms, asked.go, late)
+
+    def leader_changed(self) -> None:
+        """Whoever was asked may not answer any more: ask the new leader."""
+        self._ask_again(self._node.ports.now_ms())
+
+    def _ask_again(self, now_ms: int) -> None:
+        for number, asked in self._asked.items():
+            asked.asked_ms = now_ms
+            self._node.replica.read_index(number, now_ms)
 
     def _session(self, token: str | None, deadline_ms: int, run: Callable[[], None], done: Answer) -> None:
         node = self._node
@@ -140,9 +196,23 @@ class Reads:
             node.replica.term,
             str(node.replica.name),
         )
-        if read != "leader" or index is None or index <= node.replica.commit:
+        if read not in ("leader", "linearizable"):
             done(reply)
             return
+        if index is None or position is None:
+            # Nothing was ever written, or what was seen is no longer part of this log.
+            if result.position is None or index is not None:
+                done(reply)
+            else:
+                done(self._taken_back())
+            return
+        if index <= node.replica.commit:
+            done(reply)
+            return
+
+        def go() -> None:
+            here = node.log.position_at(index)
+            done(reply if here == position or index < node.log.base.index else self._taken_back())
 
         def late() -> None:
             done(
@@ -152,7 +222,15 @@ class Reads:
                 )
             )
 
-        self._for_commit.append(_Held(index, deadline_ms, lambda: done(reply), late))
+        self._for_commit.append(_Held(index, deadline_ms, go, late))
+
+    def _taken_back(self) -> PacelineError:
+        leader = self._node.replica.leader
+        return NotLeader(
+            f"what the read saw on {self._node.replica.name} was not committed, and a new leader has taken it back",
+            leader=str(leader) if leader else None,
+            hint="repeat the read",
+        )
 
     # -- waiting -----------------------------------------------------------------
 
@@ -189,6 +267,15 @@ class Reads:
         return rest
 
     def expire(self, now_ms: int) -> None:
+        for number in [n for n, asked in self._asked.items() if asked.deadline_ms <= now_ms]:
+            self._asked.pop(number).fail(
+                TimedOut(
+                    "no majority confirmed the leader in time", hint="is a majority of the voters reachable?"
+                )
+            )
+        if any(asked.asked_ms + _ASK_AGAIN_MS <= now_ms for asked in self._asked.values()):
+            self._ask_again(now_ms)
+            self._node.drain()
         for name in ("_for_applied", "_for_commit"):
             queue: list[_Held] = getattr(self, name)
             late = [held for held in queue if held.deadline_ms <= now_ms]

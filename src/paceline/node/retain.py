@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from paceline.core.entry import EntryKind
 from paceline.ids import Index
 from paceline.log.retention import RetentionFacts, decide_retention
 
@@ -43,9 +44,12 @@ class Retainer:
         decision = decide_retention(
             RetentionFacts(
                 segments=node.log.segment_infos,
-                # The start of the database's last transaction must stay: it tells where the database stands.
-                # And the base of a log counts as committed at the next start, so nothing else may become it.
-                database_durable=Index(min(max(0, self.database_durable - 2), node.replica.commit)),
+                # The start of the database's last transaction must stay: it tells where the database stands,
+                # also after a rewind, which may go back to the commit.  And the base of a log counts as
+                # committed at the next start, so nothing else may become it.
+                database_durable=Index(
+                    max(0, min(self.database_durable, self._last_begun(node.replica.commit)) - 2)
+                ),
                 followers={str(name): p.durable for name, p in node.replica.followers.items()},
                 pins=list(self._holds.values()),
                 now_us=node.ports.wall_us(),
@@ -59,3 +63,12 @@ class Retainer:
             node.replica.history.forget_before(decision.drop_before)
             node.log.drop_before(decision.drop_before)
             node.drain()
+
+    def _last_begun(self, end: Index) -> Index:
+        """First index of the last transaction that ends at or before ``end``; the log's base when it has none."""
+        log, index = self._node.log, end
+        while index > log.base.index and log.kind_at(index) is not EntryKind.TXN:
+            index = Index(index - 1)
+        while index > log.base.index + 1 and log.kind_at(Index(index - 1)) is EntryKind.TXN_PART:
+            index = Index(index - 1)
+        return index

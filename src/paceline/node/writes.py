@@ -128,7 +128,11 @@ class Writes:
         A group costs the same whether it is small or large.  So it waits a moment until as many requests
         stand in the queue as there were clients lately, but no longer than ``GROUP_GATHER_MS``.
         """
-        if not self._queue or self._node.log.staged_bytes >= LOG_UNSYNCED_BYTES_MAX:
+        if (
+            not self._queue
+            or self._node.switching.pausing
+            or self._node.log.staged_bytes >= LOG_UNSYNCED_BYTES_MAX
+        ):
             return False
         if self._gathered or len(self._queue) >= min(self._crowd, GROUP_REQUESTS_MAX):
             return True
@@ -219,10 +223,12 @@ class Writes:
         if result.entry is not None:
             appended = node.append([result.entry], [result.local] if result.local else [])
             if not appended:
+                lost = NotLeader(
+                    f"{node.replica.name} lost its leadership before the write was logged; it is undone",
+                    leader=node.replica.leader,
+                )
                 for queued in batch:
-                    queued.done(
-                        NotLeader(f"{node.replica.name} lost its leadership", leader=node.replica.leader)
-                    )
+                    queued.done(lost)
                 return
             node.set_applied(result.entry.index)
         self._wait(batch, result, result.entry.position if result.entry else node.replica.last)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from paceline.core.membership import Membership
 from paceline.engines.base import Pin
-from paceline.errors import Corruption, PacelineError
-from paceline.ids import NodeId
+from paceline.errors import Corruption, PacelineError, Unavailable
+from paceline.ids import NodeId, Term
 from paceline.node.installing import InstallActions
 from paceline.node.ports import Lane
 from paceline.runtime.peers import open_snapshot
@@ -53,7 +53,7 @@ class Fetcher:
         node = process.node
         node.begin_resync()
         try:
-            await self._fetch(leader)
+            await self._fetch(leader, node.replica.term)
         except PacelineError as error:
             log.warning("fetching a snapshot from %s failed: %s", leader, error)
             await asyncio.sleep(_PAUSE_S)
@@ -62,7 +62,7 @@ class Fetcher:
         finally:
             self.progress = None
 
-    async def _fetch(self, leader: NodeId) -> None:
+    async def _fetch(self, leader: NodeId, term: Term) -> None:
         process, node = self._process, self._process.node
         membership = node.replica.membership
         member = membership.member(leader) if membership else None
@@ -78,6 +78,9 @@ class Fetcher:
         finally:
             if local is not None:
                 local.close()
+        if node.replica.term != term:
+            # It may be final only because this node, which has voted since, was counted (decision 0008).
+            raise Unavailable(f"{leader} may no longer lead; what has arrived stays")
         await self._install(plan, fresh=local is None)
 
     def _founder(self, leader: NodeId) -> str | None:

@@ -38,6 +38,10 @@ class Host(Protocol):
 
     def connected(self, name: NodeId) -> None: ...
 
+    def disconnected(self, name: NodeId) -> None:
+        """The call on which ``name`` speaks to us is over."""
+        ...
+
     def received(self, sender: NodeId, message: Message) -> None: ...
 
     def refused(self, name: NodeId, error: PacelineError, *, fatal: bool) -> None: ...
@@ -209,8 +213,11 @@ class Peers:
                 del self._links[name]
         for name, address in wanted.items():
             if name not in self._links:
-                link = _Link(self._host, name, address)
-                self._links[name] = (link, asyncio.get_running_loop().create_task(link.run()))
+                self._call(name, address)
+
+    def _call(self, name: NodeId, address: str) -> None:
+        link = _Link(self._host, name, address)
+        self._links[name] = (link, asyncio.get_running_loop().create_task(link.run()))
 
     def send(self, to: NodeId, message: Message) -> None:
         found = self._links.get(to)
@@ -249,7 +256,7 @@ class Peers:
         hello = await read_hello(reader)
         welcome = self._host.judge(hello)
         if welcome.error is None and hello.purpose == "peer":
-            await self._listen(NodeId(hello.name), welcome, writer, call)
+            await self._listen(NodeId(hello.name), hello.peer, welcome, writer, call)
             return
         send_frame(writer, welcome)
         await writer.drain()
@@ -258,7 +265,12 @@ class Peers:
         await self._host.serve_snapshot(hello, reader, writer)
 
     async def _listen(
-        self, sender: NodeId, welcome: Welcome, writer: asyncio.StreamWriter, call: asyncio.Task[None]
+        self,
+        sender: NodeId,
+        address: str,
+        welcome: Welcome,
+        writer: asyncio.StreamWriter,
+        call: asyncio.Task[None],
     ) -> None:
         """Welcome a peer and take its messages until the connection ends."""
         self._calls[call] = sender
@@ -267,6 +279,8 @@ class Peers:
         send_frame(writer, welcome)
         if found := self._links.get(sender):
             found[0].called()
+        elif address:
+            self._call(sender, address)  # this node's log may not know it yet, though it may lead by now
         self._host.connected(sender)  # what it answered before this connection was there is lost
         try:
             await line.over
@@ -274,6 +288,9 @@ class Peers:
             raise
         except Exception as error:
             self._host.fatal(error)  # an error of the program: what the message should have done is half done
+        finally:
+            if not any(other == sender for task, other in self._calls.items() if task is not call):
+                self._host.disconnected(sender)
 
 
 Opener = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]

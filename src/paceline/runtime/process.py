@@ -272,6 +272,10 @@ class NodeProcess:
     def connected(self, name: NodeId) -> None:
         self.node.connected(name)
 
+    def disconnected(self, name: NodeId) -> None:
+        if not self.node.stopping:
+            self.node.disconnected(name)
+
     def received(self, sender: NodeId, message: Message) -> None:
         self.node.receive(sender, message)
 
@@ -372,4 +376,7 @@ class NodeProcess:
         self, hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         with contextlib.suppress(PacelineError, OSError):
-            await serve_session(reader, writer, self.provider, gate=self.gate)
+            member = self._member(hello.name)
+            known = member is not None and member.incarnation == hello.incarnation
+            provider = self.provider.to(NodeId(hello.name) if known else None)
+            await serve_session(reader, writer, provider, gate=self.gate)

@@ -7,6 +7,7 @@ the log held from there, and the wait for the commit.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 from paceline.engines.base import Pin
 from paceline.errors import TimedOut, Unavailable
-from paceline.ids import Position
+from paceline.ids import NodeId, Position
 from paceline.limits import SNAPSHOT_PIN_SECONDS_MAX
 from paceline.log.journal import Log
 from paceline.node.node import Node
@@ -22,13 +23,19 @@ from paceline.runtime.transfer import PinnedImage
 
 __all__ = ["NodeProvider", "flusher"]
 
+_numbers = itertools.count(1)
+
 
 class NodeProvider:
     """``transfer.Provider`` over a running node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, receiver: NodeId | None = None) -> None:
         self._node = node
-        self._count = 0
+        self._receiver = receiver
+
+    def to(self, receiver: NodeId | None) -> NodeProvider:
+        """For one receiver: a member that counts once it has the snapshot, or anybody else (None)."""
+        return NodeProvider(self._node, receiver)
 
     @asynccontextmanager
     async def pin(self) -> AsyncIterator[PinnedImage]:
@@ -47,20 +54,20 @@ class NodeProvider:
         pin, position = await future
         hold = node.retainer.hold(position.index)
         membership = node.replica.history.at_or_after(position.index)
-        self._count += 1
+        count = next(_numbers)
         try:
             yield PinnedImage(
                 pin=pin,
                 position=position,
                 config=membership.encode() if membership else b"",
-                snapshot=f"{node.replica.name}-{position.index}-{self._count}",
+                snapshot=f"{node.replica.name}-{position.index}-{count}",
             )
         finally:
             pin.close()
             node.ports.later(30_000, lambda: node.retainer.release(hold))
 
     async def committed(self, position: Position) -> None:
-        """Wait until nothing can take ``position`` back (``Node.when_final``)."""
+        """Wait until nothing can take ``position`` back once the receiver has it (``Node.when_final``)."""
         node = self._node
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -74,7 +81,9 @@ class NodeProvider:
             if not future.done():
                 future.set_result(None)
 
-        node.when_final(position.index, node.ports.now_ms() + SNAPSHOT_PIN_SECONDS_MAX * 1000, go, late)
+        node.when_final(
+            position, self._receiver, node.ports.now_ms() + SNAPSHOT_PIN_SECONDS_MAX * 1000, go, late
+        )
         await future
 
 

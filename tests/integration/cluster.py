@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,12 +71,13 @@ def free_ports(count: int) -> list[int]:
 class Node:
     """One node's directory and, while it runs, its process."""
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
         self.name = name
+        self._prefix = prefix
         self.data = root / name
         self.config_path = root / f"{name}.toml"
         self.output_path = root / f"{name}.log"
-        self.listen, self.http, self.peer = (f"127.0.0.1:{port}" for port in free_ports(3))
+        self.listen, self.http, self.peer = (f"{host}:{port}" for port in free_ports(3))
         self.advertise, self.advertise_peer = self.listen, self.peer
         """What the other nodes are told: the proxy's addresses where there is one."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -105,7 +106,7 @@ class Node:
         assert not self.running
         with open(self.output_path, "ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "paceline", "serve", "--config", str(self.config_path)],
+                [*self._prefix, sys.executable, "-m", "paceline", "serve", "--config", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -182,7 +183,8 @@ class Node:
 class Cluster:
     """Nodes n1, n2, ...; with authority ``designated`` n1 leads, with ``auto`` whom they elect.
 
-    ``proxied``: all that nodes say to each other passes ``proxy``.
+    ``proxied``: all that nodes say to each other passes ``proxy``.  ``places``: where each node lives (its host, and
+    the command that runs a program there), instead of loopback.
     """
 
     def __init__(
@@ -194,6 +196,7 @@ class Cluster:
         durability: str = "quorum",
         authority: str = "designated",
         proxied: bool = False,
+        places: Mapping[str, tuple[str, Sequence[str]]] | None = None,
         **settings: Any,
     ) -> None:
         self.root = root
@@ -202,6 +205,7 @@ class Cluster:
         root.mkdir(exist_ok=True)
         self.settings = Settings(durability=durability, **settings)
         self._proxy = Proxy() if proxied else None
+        self._places = places
         self._made: list[Node] = []
         self.nodes = {f"n{number}": self._make(f"n{number}") for number in range(1, count + 1)}
         members = tuple(
@@ -212,7 +216,8 @@ class Cluster:
             self.configure(node, leader=NodeId("n1"), members=members, authority=authority)
 
     def _make(self, name: str) -> Node:
-        node = Node(self.root, name)
+        host, prefix = self._places[name] if self._places else ("127.0.0.1", ())
+        node = Node(self.root, name, host=host, prefix=prefix)
         self._made.append(node)
         if self._proxy is not None:
             client, peer = free_ports(2)
@@ -271,6 +276,7 @@ class Cluster:
     def configure(self, node: Node, **fields: Any) -> None:
         """Write the node's TOML file."""
         values: dict[str, Any] = {"leader": None, "settings": self.settings, **fields}
+        values["insecure"] = self._places is not None
         config = NodeConfig(
             name=NodeId(node.name),
             data=str(node.data),

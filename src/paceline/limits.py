@@ -69,6 +69,16 @@ CLIENT_HELLO_SECONDS: Final = 10.0
 CLIENT_LINGER_SECONDS: Final = 1.0
 """How long a refused connection may read its error before it is closed."""
 CLIENT_CONNECT_SECONDS: Final = 3.0
+CLIENT_CONNECT_SECONDS_MIN: Final = 0.75
+"""Patience with one address in the first round of a search; it doubles while addresses stay silent."""
+CLIENT_SUSPECT_SECONDS: Final = 1.0
+"""A leader that owes an answer for so long is asked about: does another member know a newer one?"""
+CLIENT_ELECTION_BACKOFF_SECONDS_MAX: Final = 0.1
+"""Longest pause while members answer and only the leader is missing: an election takes about a second."""
+FORWARD_PATIENCE_SECONDS: Final = 3.0
+"""How long a follower that knows no leader keeps a request, before it says so."""
+DEPOSED_PATIENCE_SECONDS: Final = 0.5
+"""The same for a node that has just lost its leadership: it may be cut off from the rest."""
 CLIENT_CALLS_MAX: Final = 100_000
 """Requests that one client object keeps open."""
 CLIENT_EVENTS_MAX: Final = 1_000
@@ -77,6 +87,12 @@ CLIENT_BACKOFF_SECONDS_MIN: Final = 0.02
 CLIENT_BACKOFF_SECONDS_MAX: Final = 1.0
 CLIENT_ANSWER_GRACE_SECONDS: Final = 0.25
 """A client waits this much longer than the time limit it gave the server: a late 'no' beats 'unknown'."""
+LOST_HISTORY_BYTES_MAX: Final = 64 * MIB
+"""Log since the fork that is read to compute the rows of lost writes; beyond it only their SQL is shown."""
+LOST_DATABASE_BYTES_MAX: Final = 64 * MIB
+"""Size of a database up to which these rows are computed (it is copied twice)."""
+LOST_ROWS_MAX: Final = 100
+"""Changed rows of one table that are shown."""
 HTTP_HEAD_BYTES_MAX: Final = 64 * KIB
 HTTP_HEARTBEAT_SECONDS: Final = 15.0
 REQUEST_ID_BYTES_MAX: Final = 64

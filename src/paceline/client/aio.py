@@ -23,9 +23,9 @@ from paceline.client import protocol
 from paceline.client.call import Args, Call, RequestIds, Statement, execute_message, timeout_of
 from paceline.client.channel import Channel
 from paceline.client.connection import Connection, open_connection
-from paceline.client.results import ExecuteResult, QueryResult
+from paceline.client.results import ExecuteResult, QueryResult, Receipt
 from paceline.client.routing import Backoff, Routes
-from paceline.client.token import newest
+from paceline.client.token import Tokens, position_of
 from paceline.errors import PacelineError, Unavailable, UsageError
 from paceline.limits import CLIENT_EVENTS_MAX
 
@@ -37,6 +37,8 @@ class AsyncClient:
 
     ``request_ids=False`` saves a few bytes and promises less: a write whose
     connection breaks ends in ``OutcomeUnknown`` instead of being repeated.
+    ``direct=True`` waits for the leader itself; otherwise a member that forwards will do where the leader
+    cannot be reached.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class AsyncClient:
         name: str = "paceline-python",
         request_ids: bool = True,
         timeout_ms: int | None = None,
+        direct: bool = False,
     ) -> None:
         self._routes = Routes(addresses)
         self._name = name
@@ -53,9 +56,21 @@ class AsyncClient:
         self._timeout_ms = timeout_of(timeout_ms)
         self._leader_channel: Channel | None = None
         self._any_channel: Channel | None = None
+        self._direct = direct
         self._closed = False
-        self.token: str | None = None
-        """The newest position this client has seen: ``read="session"`` never shows less."""
+        self._tokens = Tokens()
+
+    @property
+    def token(self) -> str | None:
+        """The newest position this client has seen: ``read="session"`` never shows less.
+
+        Setting it, also to None, accepts what a failover lost: ``TokenLost`` ends then.
+        """
+        return self._tokens.newest
+
+    @token.setter
+    def token(self, token: str | None) -> None:
+        self._tokens.newest = token
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,10 +127,26 @@ class AsyncClient:
         """Read.  ``read="session"`` waits for ``token``, by default everything that this client has seen."""
         limit = self._timeout_ms if timeout_ms is None else timeout_of(timeout_ms)
         if read == "session" and token is None:
+            for doubtful in list(self._tokens.doubtful):
+                self._tokens.judged(doubtful, await self.outcome(doubtful))
             token = self.token
         message = protocol.Query(0, sql, cast(Any, args), read, token, limit)
         channel = self._any() if read in ("local", "session") else self._leader()
         return cast(QueryResult, await self._send(channel, message, limit))
+
+    async def outcome(self, place: ExecuteResult | Receipt | str) -> str:
+        """What became of a write: ``committed``, ``pending``, ``lost`` or ``unknown``.
+
+        ``lost``: a failover removed it, it is not in the database and will not be.  ``pending``: it is in the
+        leader's log and may still be committed or lost.  ``unknown``: the log no longer reaches back so far, or
+        no node that answers can tell yet.
+        """
+        return str((await self.outcome_details(place))["outcome"])
+
+    async def outcome_details(self, place: ExecuteResult | Receipt | str) -> dict[str, Any]:
+        """``outcome``, and what the node knows beside it: ``position``, ``node``, ``commit``, ``custody``."""
+        message = protocol.Outcome(0, position_of(place))
+        return cast(dict[str, Any], await self._send(self._any(), message, self._timeout_ms))
 
     async def status(self) -> dict[str, Any]:
         """The status of the member that this client reads from."""
@@ -132,6 +163,11 @@ class AsyncClient:
         """An operator's action on the leader; never repeated by itself."""
         message = protocol.Admin(0, op, params)
         return cast(dict[str, Any], await self._send(self._leader(), message, self._timeout_ms))
+
+    async def ask(self, op: str, **params: Any) -> dict[str, Any]:
+        """An operator's question to the member that this client reads from; for ops that any node answers."""
+        message = protocol.Admin(0, op, params)
+        return cast(dict[str, Any], await self._send(self._any(), message, self._timeout_ms))
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """Changes of role, leader, membership and position, as one member sees them.
@@ -178,10 +214,13 @@ class AsyncClient:
     def _channel(self, *, leader: bool) -> Channel:
         if self._closed:
             raise UsageError("this client is closed")
-        return Channel(self._routes, leader=leader, client=self._name, on_result=self._remember)
-
-    def _remember(self, result: Any) -> None:
-        self.token = newest(self.token, result)
+        return Channel(
+            self._routes,
+            leader=leader,
+            client=self._name,
+            on_result=self._tokens.see,
+            direct=self._direct,
+        )
 
 
 class _EventFeed:
@@ -198,7 +237,9 @@ class _EventFeed:
         search = routes.search(leader=False)
         while (address := search.next()) is not None:
             try:
-                self._connection = await open_connection(address, self, name, self._on_event)
+                self._connection = await open_connection(
+                    address, self, name, self._on_event, seconds=routes.patience_seconds
+                )
             except (OSError, PacelineError) as error:
                 search.failed(address, error)
                 continue

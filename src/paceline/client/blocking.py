@@ -12,17 +12,22 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
 from paceline.client import protocol
 from paceline.client.call import Args, Call, RequestIds, Statement, execute_message, result_of, timeout_of
-from paceline.client.results import ExecuteResult, QueryResult
-from paceline.client.routing import Backoff, Routes, parse_address
-from paceline.client.token import newest
-from paceline.errors import PacelineError, ProtocolError, Unavailable, UsageError, from_wire
-from paceline.limits import CLIENT_ANSWER_GRACE_SECONDS, CLIENT_CONNECT_SECONDS, CLIENT_FRAME_BYTES_MAX
+from paceline.client.results import ExecuteResult, QueryResult, Receipt
+from paceline.client.routing import Backoff, Routes, is_newer, parse_address
+from paceline.client.token import Tokens, position_of
+from paceline.errors import NotLeader, PacelineError, ProtocolError, Unavailable, UsageError, from_wire
+from paceline.limits import (
+    CLIENT_ANSWER_GRACE_SECONDS,
+    CLIENT_CONNECT_SECONDS,
+    CLIENT_FRAME_BYTES_MAX,
+    CLIENT_SUSPECT_SECONDS,
+)
 
 __all__ = ["Client"]
 
@@ -47,7 +52,16 @@ class Client:
         self._lock = threading.Lock()
         self._links: dict[bool, _Link] = {}
         self._closed = False
-        self.token: str | None = None
+        self._tokens = Tokens()
+
+    @property
+    def token(self) -> str | None:
+        """The newest position this client has seen; see ``AsyncClient.token``."""
+        return self._tokens.newest
+
+    @token.setter
+    def token(self, token: str | None) -> None:
+        self._tokens.newest = token
 
     def __enter__(self) -> Self:
         return self
@@ -88,9 +102,20 @@ class Client:
         """Read.  ``read="session"`` waits for ``token``, by default everything that this client has seen."""
         limit = self._timeout_ms if timeout_ms is None else timeout_of(timeout_ms)
         if read == "session" and token is None:
+            for doubtful in list(self._tokens.doubtful):
+                self._tokens.judged(doubtful, self.outcome(doubtful))
             token = self.token
         message = protocol.Query(0, sql, cast(Any, args), read, token, limit)
         return cast(QueryResult, self._run(message, limit, leader=read not in ("local", "session")))
+
+    def outcome(self, place: ExecuteResult | Receipt | str) -> str:
+        """``committed``, ``pending``, ``lost`` or ``unknown``; see ``AsyncClient.outcome``."""
+        return str(self.outcome_details(place)["outcome"])
+
+    def outcome_details(self, place: ExecuteResult | Receipt | str) -> dict[str, Any]:
+        """See ``AsyncClient.outcome_details``."""
+        message = protocol.Outcome(0, position_of(place))
+        return cast(dict[str, Any], self._run(message, self._timeout_ms, leader=False))
 
     def status(self) -> dict[str, Any]:
         return cast(dict[str, Any], self._run(protocol.Status(0), self._timeout_ms, leader=False))
@@ -105,6 +130,11 @@ class Client:
         """An operator's action on the leader; never repeated by itself."""
         message = protocol.Admin(0, op, params)
         return cast(dict[str, Any], self._run(message, self._timeout_ms, leader=True))
+
+    def ask(self, op: str, **params: Any) -> dict[str, Any]:
+        """An operator's question to the member that this client reads from; for ops that any node answers."""
+        message = protocol.Admin(0, op, params)
+        return cast(dict[str, Any], self._run(message, self._timeout_ms, leader=False))
 
     def events(self) -> Iterator[dict[str, Any]]:
         """As ``AsyncClient.events``, blocking, on a connection of its own."""
@@ -135,25 +165,30 @@ class Client:
             if self._closed:
                 raise UsageError("this client is closed")
             backoff = Backoff(random.Random())
+            moved = False
             while True:
                 result = self._attempt(call, leader)
-                if not isinstance(result, _Again):
+                if result is not _AGAIN and result is not _MOVED:
                     return result
-                pause = backoff.next()
+                if result is _MOVED and not moved:
+                    moved = True  # once: two nodes that name each other are no reason to hurry
+                    continue
+                electing = isinstance(call.last_error, NotLeader)
+                pause = backoff.next(electing=electing)
                 if time.monotonic() + pause >= call.deadline:
                     raise call.expired(sent=False)
                 time.sleep(pause)
 
     def _attempt(self, call: Call, leader: bool) -> Any:
-        """One try: the result, ``_Again``, or raises."""
+        """One try: the result, ``_AGAIN`` (after a pause), ``_MOVED`` (the leader is known), or raises."""
         try:
             link = self._links.get(leader) or self._find(leader=leader, deadline=call.deadline)
         except Unavailable as error:
             call.last_error = error
-            return _Again()
+            return _AGAIN
         self._links[leader] = link
         try:
-            reply = link.ask(call)
+            reply = link.ask(call, (lambda: self._newer_leader(link)) if leader else None)
         except TimeoutError:
             self._drop(leader)
             raise call.expired(sent=True) from None
@@ -167,7 +202,7 @@ class Client:
             raised = call.lost(known)
             if raised is not None:
                 raise raised from error
-            return _Again()
+            return _MOVED if isinstance(error, _Deposed) else _AGAIN
         return self._finish(call, link, reply, leader)
 
     def _finish(self, call: Call, link: _Link, reply: protocol.Reply, leader: bool) -> Any:
@@ -177,10 +212,14 @@ class Client:
             if raised is not None:
                 raise raised
             self._drop(leader)
-            return _Again()
-        self.token = newest(self.token, result)
+            if not leader:
+                self._routes.rotate()  # perhaps another member is better off
+                return _AGAIN
+            return _MOVED if self._routes.hint(reply, link.welcome.node) else _AGAIN
+        self._tokens.see(result)
         receipt = result.receipt if isinstance(result, ExecuteResult) else None
         if receipt is not None and receipt.leader != link.welcome.leader:
+            self._routes.moved()
             self._drop(leader)
         return result
 
@@ -194,7 +233,7 @@ class Client:
         search = self._routes.search(leader=leader)
         fallback: _Link | None = None
         while (address := search.next()) is not None:
-            seconds = min(CLIENT_CONNECT_SECONDS, deadline - time.monotonic())
+            seconds = min(self._routes.patience_seconds, deadline - time.monotonic())
             if seconds <= 0:
                 break
             try:
@@ -212,19 +251,40 @@ class Client:
                 link.close()
         if fallback is not None:
             return fallback
-        self._routes.leader = None
+        self._routes.moved()
         self._routes.rotate()
         raise search.error()
 
+    def _newer_leader(self, link: _Link) -> bool:
+        """The node at ``link`` owes an answer for long: does another member know a newer leader?"""
+        search = self._routes.search(leader=False)
+        while (address := search.next()) is not None:
+            if address == link.address:
+                continue
+            try:
+                with _Link(address, self._name, self._routes.patience_seconds) as other:
+                    welcome = other.welcome
+            except (OSError, PacelineError):
+                continue
+            if is_newer(link.welcome, welcome) and search.opened(address, welcome):
+                self._routes.leader = welcome.leader_address
+                return True
+        return False
 
-class _Again:
-    """The attempt failed in a way that permits another."""
+
+class _Deposed(Unavailable):
+    """Another node leads; the one that was asked may never answer."""
+
+
+_AGAIN = object()
+_MOVED = object()
 
 
 class _Link:
     """One connection, greeted."""
 
     def __init__(self, address: str, client: str, seconds: float) -> None:
+        self.address = address
         deadline = time.monotonic() + seconds
         self._socket = socket.create_connection(parse_address(address), seconds)
         try:
@@ -252,8 +312,11 @@ class _Link:
     def close(self) -> None:
         self._socket.close()
 
-    def ask(self, call: Call) -> protocol.Reply:
-        """Send and wait for the reply.  Raises ``TimeoutError``, ``OSError``, ``PacelineError``."""
+    def ask(self, call: Call, deposed: Callable[[], bool] | None = None) -> protocol.Reply:
+        """Send and wait for the reply.  Raises ``TimeoutError``, ``OSError``, ``PacelineError``.
+
+        While the reply is overdue ``deposed`` is asked now and then; when it says yes, ``_Deposed`` is raised.
+        """
         self._number = call.message.number = (self._number + 1) & 0xFFFF_FFFF
         if hasattr(call.message, "timeout_ms"):
             call.message.timeout_ms = max(1, int((call.deadline - time.monotonic()) * 1000))
@@ -261,7 +324,15 @@ class _Link:
         self._socket.settimeout(max(0.001, deadline - time.monotonic()))
         self._socket.sendall(protocol.encode_frame(call.message))
         while True:
-            reply = self.receive(deadline)
+            patience = min(deadline, time.monotonic() + CLIENT_SUSPECT_SECONDS) if deposed else deadline
+            try:
+                reply = self.receive(patience)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+                if deposed is not None and deposed():
+                    raise _Deposed("another node leads now") from None
+                continue
             if not isinstance(reply, (protocol.Welcome, protocol.Event)) and reply.number == self._number:
                 return reply
 
@@ -269,7 +340,7 @@ class _Link:
         self._socket.sendall(protocol.encode_frame(protocol.Subscribe(0)))
 
     def receive(self, deadline: float | None) -> protocol.Reply:
-        """The next message.  A refusal of the whole connection is raised."""
+        """The next message.  A refusal of the whole connection is raised; bytes that came before a time-out are kept."""
         while (body := self._reader.next()) is None:
             if deadline is None:
                 self._socket.settimeout(None)

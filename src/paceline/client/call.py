@@ -64,12 +64,13 @@ class RequestIds:
 class Call:
     """A request under way.  ``deadline`` is on the caller's monotonic clock."""
 
-    __slots__ = ("deadline", "future", "in_doubt", "last_error", "message", "repeatable", "write")
+    __slots__ = ("deadline", "future", "in_doubt", "last_error", "message", "repeatable", "sent_at", "write")
 
     def __init__(self, message: Any, deadline: float, future: Any = None) -> None:
         self.message = message
         self.deadline = deadline
         self.future = future
+        self.sent_at = 0.0
         self.in_doubt = False
         self.last_error: PacelineError | None = None
         kind = type(message)

@@ -4,6 +4,10 @@ Calls are sent at once when a connection is there, and wait otherwise while a
 single task searches.  A call that loses its connection is sent again or ended
 as ``call.py`` decides.  One timer looks for calls whose time has passed; there
 is no timer per call.
+
+A leader that is cut off or stopped closes no connection.  So when an answer is overdue
+(``CLIENT_SUSPECT_SECONDS``) another member is asked who leads; when it knows another leader of a later term,
+the old connection counts as lost, and what it owes is sent again under its request id.
 """
 
 from __future__ import annotations
@@ -17,9 +21,9 @@ from typing import Any, Final
 from paceline.client import protocol
 from paceline.client.call import Call, result_of
 from paceline.client.connection import Connection, open_connection
-from paceline.client.routing import Backoff, Routes
-from paceline.errors import Overloaded, PacelineError, Unavailable
-from paceline.limits import CLIENT_ANSWER_GRACE_SECONDS, CLIENT_CALLS_MAX
+from paceline.client.routing import Backoff, Routes, is_newer
+from paceline.errors import NotLeader, Overloaded, PacelineError, Unavailable
+from paceline.limits import CLIENT_ANSWER_GRACE_SECONDS, CLIENT_CALLS_MAX, CLIENT_SUSPECT_SECONDS
 
 __all__ = ["Channel"]
 
@@ -27,23 +31,37 @@ _SWEEP_SECONDS: Final = 0.05
 
 
 class Channel:
-    """``on_result`` sees every good result before the caller does (the client keeps its token there)."""
+    """``on_result`` sees every good result before the caller does (the client keeps its token there).
+
+    ``direct``: calls go to the leader itself, never to a member that would forward them.
+    """
 
     def __init__(
-        self, routes: Routes, *, leader: bool, client: str, on_result: Callable[[Any], None]
+        self,
+        routes: Routes,
+        *,
+        leader: bool,
+        client: str,
+        on_result: Callable[[Any], None],
+        direct: bool = False,
     ) -> None:
         self._routes = routes
         self._wants_leader = leader
+        self._direct = direct
         self._client = client
         self._on_result = on_result
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff(random.Random())
         self._pause = False
+        self._electing = False
+        self._hinted = False
         self._connection: Connection | None = None
         self._retired: set[Connection] = set()
         self._waiting: deque[Call] = deque()
         self._search_task: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._suspicion: asyncio.Task[None] | None = None
+        self._suspect_at = 0.0
         self._closed = False
 
     def submit(self, call: Call) -> None:
@@ -67,9 +85,10 @@ class Channel:
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        if self._search_task is not None:
-            self._search_task.cancel()
-            await asyncio.gather(self._search_task, return_exceptions=True)
+        tasks = [task for task in (self._search_task, self._suspicion) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         gone = Unavailable("the client was closed")
         for call in self._waiting:
             _fail(call, call.expired(sent=False) if call.in_doubt else gone)
@@ -89,12 +108,18 @@ class Channel:
             if error is not None:
                 _fail(call, error)
                 return
-            self._pause = True
+            if self._wants_leader:
+                knows = self._routes.hint(reply, connection.welcome.node)
+                self._pause = self._hinted or not knows  # two that name each other are no reason to hurry
+                self._hinted = True
+            else:
+                self._pause = True
+                self._routes.rotate()  # perhaps another member is better off
             self._leave(connection)
             self._wait(call)
             return
-        if self._pause:
-            self._pause = False
+        if self._pause or self._hinted:
+            self._pause = self._hinted = False
             self._backoff.reset()
         self._on_result(result)
         if not call.future.done():
@@ -102,6 +127,7 @@ class Channel:
         if type(reply) is protocol.Written:
             receipt = reply.receipt
             if receipt is not None and receipt.leader != connection.welcome.leader:
+                self._routes.moved()
                 self._leave(connection)
 
     def lost(self, connection: Connection, calls: list[Call], error: PacelineError) -> None:
@@ -136,14 +162,15 @@ class Channel:
         try:
             while self._waiting:
                 if self._pause:
-                    await asyncio.sleep(self._backoff.next())
+                    await asyncio.sleep(self._backoff.next(electing=self._electing))
                 try:
                     connection = await self._round()
                 except Unavailable as error:
-                    self._pause = True
+                    self._pause, self._electing = True, isinstance(error, NotLeader)
                     for call in self._waiting:
                         call.last_error = error
                     continue
+                self._electing = False
                 self._connection = connection
                 self._send_waiting(connection)
         finally:
@@ -151,12 +178,13 @@ class Channel:
 
     async def _round(self) -> Connection:
         """One search over the members.  Raises ``Unavailable``."""
-        search = self._routes.search(leader=self._wants_leader)
+        search = self._routes.search(leader=self._wants_leader, direct=self._direct)
         fallback: Connection | None = None
         try:
             while (address := search.next()) is not None:
                 try:
-                    connection = await open_connection(address, self, self._client)
+                    patience = self._routes.patience_seconds
+                    connection = await open_connection(address, self, self._client, seconds=patience)
                 except (OSError, PacelineError) as error:  # TimeoutError is an OSError
                     search.failed(address, error)
                     continue
@@ -172,9 +200,38 @@ class Channel:
         finally:
             if fallback is not None:
                 fallback.close()
-        self._routes.leader = None
+        self._routes.moved()
         self._routes.rotate()
         raise search.error()
+
+    def _suspect(self, connection: Connection) -> None:
+        """``connection`` owes an answer for long: ask around, once in a while and one question at a time."""
+        now = self._loop.time()
+        if self._suspicion is None and now >= self._suspect_at:
+            self._suspect_at = now + CLIENT_SUSPECT_SECONDS
+            self._suspicion = self._loop.create_task(self._ask_around(connection))
+
+    async def _ask_around(self, connection: Connection) -> None:
+        try:
+            search = self._routes.search(leader=False)
+            while (address := search.next()) is not None and not connection.closed:
+                if address == connection.address:
+                    continue
+                try:
+                    other = await open_connection(
+                        address, self, self._client, seconds=self._routes.patience_seconds
+                    )
+                except (OSError, PacelineError):
+                    continue
+                other.close()
+                if is_newer(connection.welcome, other.welcome) and search.opened(address, other.welcome):
+                    self._routes.leader = other.welcome.leader_address
+                    connection.give_up(
+                        Unavailable(f"{other.welcome.leader} leads term {other.welcome.term} now")
+                    )
+                    return
+        finally:
+            self._suspicion = None
 
     def _send_waiting(self, connection: Connection) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -202,6 +259,8 @@ class Channel:
         late = now - CLIENT_ANSWER_GRACE_SECONDS
         open_calls = len(kept)
         for connection in [*self._retired, *([self._connection] if self._connection else [])]:
+            if self._wants_leader and connection.owes_since() <= now - CLIENT_SUSPECT_SECONDS:
+                self._suspect(connection)
             for number, call in list(connection.pending.items()):
                 if late >= call.deadline:
                     _fail(call, call.expired(sent=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol, cast
 
 from paceline.client import protocol
@@ -32,7 +33,10 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     welcome: protocol.Welcome
 
-    def __init__(self, owner: Owner, on_event: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self, owner: Owner, address: str, on_event: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.address = address
         self._owner = owner
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
@@ -59,7 +63,13 @@ class Connection(asyncio.Protocol):
         call.message.number = number
         frame = protocol.encode_frame(call.message)
         self.pending[number] = call
+        call.sent_at = self._loop.time()
         self._write(frame)
+
+    def owes_since(self) -> float:
+        """When the oldest request without an answer was sent; infinity when there is none."""
+        oldest = next(iter(self.pending.values()), None)
+        return oldest.sent_at if oldest is not None else inf
 
     def forget(self, number: int) -> None:
         """Nobody waits for this reply any more."""
@@ -74,6 +84,11 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self.closed = True
         self._transport.close()
+
+    def give_up(self, error: PacelineError) -> None:
+        """Do not wait for what is owed here; it counts as lost."""
+        self._error = error
+        self._transport.abort()
 
     def pause_reading(self) -> None:
         self._transport.pause_reading()
@@ -146,12 +161,14 @@ async def open_connection(
     owner: Owner,
     client: str,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    seconds: float = CLIENT_CONNECT_SECONDS,
 ) -> Connection:
     """Connect and greet.  Raises ``OSError``, ``TimeoutError``, ``PacelineError``."""
     host, port = parse_address(address)
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(CLIENT_CONNECT_SECONDS):
-        _, connection = await loop.create_connection(lambda: Connection(owner, on_event), host, port)
+    async with asyncio.timeout(seconds):
+        _, connection = await loop.create_connection(lambda: Connection(owner, address, on_event), host, port)
         try:
             await connection.greet(client)
         except BaseException:

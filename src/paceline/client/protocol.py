@@ -45,6 +45,7 @@ __all__ = [
     "Info",
     "Leader",
     "Message",
+    "Outcome",
     "Ping",
     "Pong",
     "Query",
@@ -138,7 +139,14 @@ class Ping(Message, tag=7):
     number: Number
 
 
-Request = Execute | Query | Status | Leader | Subscribe | Admin | Ping
+class Outcome(Message, tag=8):
+    """What became of the write whose receipt names ``position``?  Answered by ``Info``."""
+
+    number: Number
+    position: str
+
+
+Request = Execute | Query | Status | Leader | Subscribe | Admin | Ping | Outcome
 
 
 # what a server sends
@@ -179,7 +187,7 @@ class Rows(Message, tag=2):
 
 
 class Info(Message, tag=3):
-    """Answer to ``Status``, ``Leader``, ``Admin`` and (once, empty) ``Subscribe``."""
+    """Answer to ``Status``, ``Leader``, ``Admin``, ``Outcome`` and (once, empty) ``Subscribe``."""
 
     number: Number
     info: dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 __all__ = ["EventHub", "Subscription"]
@@ -48,6 +48,11 @@ class EventHub:
     def __init__(self) -> None:
         self._listeners: set[Subscription] = set()
         self.counts: dict[str, int] = {}
+        self._watchers: list[Callable[[dict[str, Any]], None]] = []
+
+    def watch(self, call: Callable[[dict[str, Any]], None]) -> None:
+        """Have ``call`` hear every event at once, within ``publish``."""
+        self._watchers.append(call)
 
     @property
     def listening(self) -> bool:
@@ -66,6 +71,8 @@ class EventHub:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         for listener in list(self._listeners):
             listener.put(event)
+        for call in self._watchers:
+            call(event)
 
     def close(self) -> None:
         for listener in list(self._listeners):

@@ -1,25 +1,30 @@
 """What the protocols ask of a node: writes, reads, status, events, administration.
 
 A node that follows passes writes and leader reads on to the leader, under the same request id and
-with what is left of the time limit; the answer comes back unchanged.
+with what is left of the time limit; the answer comes back unchanged (``forwarding.py``).  A leader that is deposed does
+the same with what it had not answered yet, so a planned change of leader goes unnoticed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from paceline.client.aio import AsyncClient
+from paceline.client.results import ExecuteResult
 from paceline.engines.base import Outcome, QueryResult, StatementResult, Value, WriteRequest
-from paceline.errors import NotLeader, PacelineError, SqlError, Unavailable, UsageError
-from paceline.ids import Index, NodeId
-from paceline.limits import TICK_MS
+from paceline.errors import NotLeader, OutcomeUnknown, PacelineError, SqlError, UsageError
+from paceline.ids import Index, NodeId, Position
+from paceline.limits import DEPOSED_PATIENCE_SECONDS, FORWARD_PATIENCE_SECONDS
 from paceline.node.acks import Done
 from paceline.node.replies import QueryReply, Receipt, WriteReply
 from paceline.runtime.events import Subscription
+from paceline.runtime.forwarding import Forwarder
+from paceline.runtime.lost import LostWrites
+from paceline.runtime.outcomes import outcome_of
 
 if TYPE_CHECKING:
     from paceline.runtime.process import NodeProcess
@@ -27,21 +32,26 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeService"]
 
-_VERIFY_MS = 2000
+_VERIFY_MS = 2_000
+_ASK_MS = 2_000
+_ADMIN_MS = 60_000
+_SWITCH_MS = 10_000
+_SWITCH_MS_MAX = 50_000
 
 
 class NodeService:
     """Implements ``server.service.Service``."""
 
-    def __init__(self, process: NodeProcess, report: StatusReport) -> None:
+    def __init__(self, process: NodeProcess, report: StatusReport, lost: LostWrites) -> None:
         self.name = str(process.config.name)
         self._process = process
         self._report = report
-        self._forward: tuple[str, AsyncClient] | None = None
-        self._forwarding = 0
-        """Requests that wait for an answer of the leader."""
-        self._watching = False
+        self.lost = lost
+        self._leads = lambda: process.node.leads_or_will
+        self._forwarder = Forwarder(self.name, self._leader_address, self._leads)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._announced = self.leader()
+        process.events.watch(self._on_event)
 
     # -- writes ---------------------------------------------------------------------------
 
@@ -52,88 +62,65 @@ class NodeService:
             request.durability = membership.settings.durability if membership else "quorum"
         if node.leads_or_will:
             request.deadline = node.ports.deadline(timeout_ms)
-            node.writes.submit(request, timeout_ms, done)
+            node.writes.submit(request, timeout_ms, partial(self._ran_here, request, done))
             return
         self._background(self._forward_write(request, timeout_ms, done))
+
+    def _ran_here(self, request: WriteRequest, done: Done, reply: WriteReply | PacelineError) -> None:
+        """An answer of this leader; one that only says that it has been deposed is not the last word."""
+        node = self._process.node
+        if type(reply) not in (NotLeader, OutcomeUnknown) or node.leads_or_will or node.stopping:
+            done(reply)
+            return
+        assert isinstance(reply, PacelineError) and request.deadline is not None
+        in_doubt = isinstance(reply, OutcomeUnknown)
+        left_ms = int((request.deadline - node.ports.deadline(0)) * 1000)
+        if left_ms <= 0 or (in_doubt and request.request_id is None):
+            done(reply)
+            return
+        self._background(self._forward_write(request, left_ms, done, deposed=reply))
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _forward_write(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
+    async def _forward_write(
+        self, request: WriteRequest, timeout_ms: int, done: Done, *, deposed: PacelineError | None = None
+    ) -> None:
+        if request.request_id is None:
+            request.request_id = secrets.token_bytes(16)  # so that a repeat is safe
+
+        def ask(leader: AsyncClient, left_ms: int) -> asyncio.Future[ExecuteResult]:
+            return leader.submit(request.statements, request.durability, request.request_id, left_ms)
+
         try:
-            with self._leader_client() as leader:
-                result = await leader.execute(
-                    request.statements,
-                    durability=request.durability,
-                    request_id=request.request_id,
-                    timeout_ms=timeout_ms,
-                )
+            result = await self._forwarder.run(
+                ask,
+                partial(self._write_here, request),
+                timeout_ms,
+                write=True,
+                patience=DEPOSED_PATIENCE_SECONDS if deposed else FORWARD_PATIENCE_SECONDS,
+                in_doubt=isinstance(deposed, OutcomeUnknown),
+                reason=deposed,
+            )
         except SqlError as error:
             done(WriteReply(Outcome(error=error), None))
-            return
         except PacelineError as error:
             done(error)
-            return
-        results = None
-        if result.results is not None:
-            results = [
-                StatementResult(r.last_insert_rowid, r.rows_affected, r.columns, r.rows)
-                for r in result.results
-            ]
-        receipt = None
-        if (r := result.receipt) is not None:
-            receipt = Receipt(r.position, r.term, r.index, r.durability, r.durable_on, r.applied_on, r.leader)
-        repeated = Index(result.repeated_at) if result.repeated_at is not None else None
-        done(WriteReply(Outcome(results=results, repeated_at=repeated), receipt))
+        else:
+            done(result if isinstance(result, WriteReply) else _as_reply(result))
 
-    @contextlib.contextmanager
-    def _leader_client(self) -> Iterator[AsyncClient]:
-        """A client to the leader that this node knows, watched meanwhile; raises ``NotLeader`` when it knows none."""
-        name, _, addresses = self.leader()
-        if name == self.name:
-            raise Unavailable(f"{name} is just taking over the leadership", hint="repeat in a moment")
-        if addresses is None:
-            raise NotLeader(
-                f"{self.name} does not lead and knows no leader now",
-                leader=None,
-                hint="repeat in a moment; paceline status shows who is reachable",
-            )
-        address = addresses["address"]
-        if self._forward is None or self._forward[0] != address:
-            self._hang_up()
-            client = AsyncClient([address], name=f"forward-from-{self.name}", request_ids=False)
-            self._forward = (address, client)
-        self._forwarding += 1
-        if not self._watching:
-            self._watching = True
-            self._background(self._watch_leader())
-        try:
-            yield self._forward[1]
-        finally:
-            self._forwarding -= 1
-
-    async def _watch_leader(self) -> None:
-        """Once another node leads, nobody waits for the old one any longer: it may never answer.
-
-        Each caller hears that the outcome is unknown (or that nothing happened) and repeats under its request id.
-        """
-        while self._forwarding:
-            await asyncio.sleep(TICK_MS / 1000)
-            name, _, addresses = self.leader()
-            if name == self.name or (
-                addresses is not None
-                and self._forward is not None
-                and addresses["address"] != self._forward[0]
-            ):
-                self._hang_up()
-        self._watching = False
-
-    def _hang_up(self) -> None:
-        if self._forward is not None:
-            self._background(self._forward[1].close())
-            self._forward = None
+    async def _write_here(self, request: WriteRequest, left_ms: int) -> WriteReply | ExecuteResult:
+        """It fell to this node to lead."""
+        node = self._process.node
+        future: asyncio.Future[WriteReply | PacelineError] = asyncio.get_running_loop().create_future()
+        request.deadline = node.ports.deadline(left_ms)
+        node.writes.submit(request, left_ms, partial(_settle, future))
+        reply = await future
+        if isinstance(reply, PacelineError):
+            raise reply
+        return reply
 
     # -- reads ------------------------------------------------------------------------------
 
@@ -146,10 +133,19 @@ class NodeService:
         token: str | None,
         timeout_ms: int,
     ) -> QueryReply:
-        node = self._process.node
-        if read == "leader" and not node.leads:
-            with self._leader_client() as leader:
-                result = await leader.query(sql, args, read="leader", timeout_ms=timeout_ms)
+        async def here(left_ms: int) -> QueryReply:
+            node = self._process.node
+            future: asyncio.Future[QueryReply | PacelineError] = asyncio.get_running_loop().create_future()
+            node.reads.submit(
+                sql, args, read=read, token=token, timeout_ms=left_ms, done=partial(_settle, future)
+            )
+            answer = await future
+            if isinstance(answer, PacelineError):
+                raise answer
+            return answer
+
+        async def ask(leader: AsyncClient, left_ms: int) -> QueryReply:
+            result = await leader.query(sql, args, read="leader", timeout_ms=left_ms)
             return QueryReply(
                 QueryResult(result.columns, result.types, result.rows, None),
                 result.position,
@@ -157,17 +153,15 @@ class NodeService:
                 result.term,
                 result.node,
             )
-        future: asyncio.Future[QueryReply | PacelineError] = asyncio.get_running_loop().create_future()
 
-        def done(answer: QueryReply | PacelineError) -> None:
-            if not future.done():
-                future.set_result(answer)
+        async def confirmed(_: AsyncClient, left_ms: int) -> QueryReply:
+            return await here(left_ms)  # any node may answer; the leader only confirms that it is one
 
-        node.reads.submit(sql, args, read=read, token=token, timeout_ms=timeout_ms, done=done)
-        answer = await future
-        if isinstance(answer, PacelineError):
-            raise answer
-        return answer
+        if read == "leader":
+            return await self._forwarder.run(ask, here, timeout_ms, write=False)
+        if read == "linearizable":
+            return await self._forwarder.run(confirmed, here, timeout_ms, write=False)
+        return await here(timeout_ms)
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -182,8 +176,26 @@ class NodeService:
         addresses = {"address": member.address, "http": member.http} if member else None
         return str(replica.leader), replica.term, addresses
 
+    def _leader_address(self) -> str | None:
+        name, _, addresses = self.leader()
+        return addresses["address"] if addresses is not None and name != self.name else None
+
     def subscribe(self) -> Subscription:
-        return self._process.events.subscribe()
+        """The first event says who leads now, so that nobody needs to ask beside listening."""
+        subscription = self._process.events.subscribe()
+        subscription.put(self._leader_event())
+        return subscription
+
+    def _leader_event(self) -> dict[str, Any]:
+        name, term, addresses = self.leader()
+        return {"event": "leader", "node": self.name, "leader": name, "term": term, "addresses": addresses}
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        """Roles and memberships change the leader or where it is: whoever waits for one hears it at once."""
+        if event["event"] in ("role", "membership") and (leader := self.leader()) != self._announced:
+            self._announced = leader
+            self._process.events.publish(self._leader_event())
+            self._forwarder.changed()
 
     # -- administration -------------------------------------------------------------------------
 
@@ -191,12 +203,65 @@ class NodeService:
         action = _ADMIN.get(op)
         if action is None:
             raise UsageError(f"unknown operation {op!r}", hint=f"there are: {', '.join(sorted(_ADMIN))}")
-        if not self._process.node.leads:
-            with self._leader_client() as leader:
-                answer: dict[str, Any] = await leader.admin(op, **params)
-            return answer
-        result: dict[str, Any] = await action(self, params)
-        return result
+        address = None if op in _ANYWHERE else await self._forwarder.await_leader()
+        if address is None:
+            result: dict[str, Any] = await action(self, params)
+            return result
+        # A client of its own: a change of leader, which may be what is asked for, must not cost the answer.
+        name = f"forward-from-{self.name}"
+        async with AsyncClient([address], name=name, direct=True, timeout_ms=_ADMIN_MS) as leader:
+            return await leader.admin(op, **params)
+
+    async def _switch(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Hand the leadership over as planned."""
+        target, timeout_ms = params.get("node"), params.get("timeout_ms", _SWITCH_MS)
+        if target is not None and (not isinstance(target, str) or not target):
+            raise UsageError("'node' is the name of a member")
+        if type(timeout_ms) is not int or not 1 <= timeout_ms <= _SWITCH_MS_MAX:
+            raise UsageError(f"'timeout_ms' is an integer from 1 to {_SWITCH_MS_MAX}")
+        future: asyncio.Future[dict[str, Any] | PacelineError] = asyncio.get_running_loop().create_future()
+        to = NodeId(target) if target else None
+        self._process.node.switch(to, timeout_ms, partial(_settle, future))
+        answer = await future
+        if isinstance(answer, PacelineError):
+            raise answer
+        return answer
+
+    # -- what became of a write ------------------------------------------------------------------
+
+    async def outcome(self, position: str) -> dict[str, Any]:
+        """``committed``, ``pending``, ``lost`` or ``unknown``; see ``outcomes.py``."""
+        try:
+            place = Position.parse(position)
+        except ValueError as error:
+            raise UsageError(str(error), hint="pass the position of a receipt") from None
+        node = self._process.node
+        found: dict[str, Any] = {
+            "outcome": outcome_of(place, node.log, node.replica.commit),
+            "position": str(place),
+            "node": self.name,
+            "commit": node.replica.commit,
+        }
+        address = self._leader_address()
+        if found["outcome"] in ("pending", "unknown") and address is not None:
+            try:
+                async with AsyncClient([address], direct=True, timeout_ms=_ASK_MS) as leader:
+                    told = await leader.outcome_details(str(place))
+            except PacelineError:
+                return found
+            return told if told.get("outcome") != "unknown" else found
+        if found["outcome"] == "lost":
+            found["custody"] = await self.lost.where(place)
+        return found
+
+    async def _lost_here(self, params: dict[str, Any]) -> dict[str, Any]:
+        return await self.lost.here(params)
+
+    async def _lost_list(self, params: dict[str, Any]) -> dict[str, Any]:
+        return await self.lost.everywhere()
+
+    async def _lost_show(self, params: dict[str, Any]) -> dict[str, Any]:
+        return await self.lost.show(_text(params, "id"), params.get("node"))
 
     async def _node_remove(self, params: dict[str, Any]) -> dict[str, Any]:
         name = _text(params, "name")
@@ -270,8 +335,26 @@ class NodeService:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._forward is not None:
-            await self._forward[1].close()
+        await self._forwarder.close()
+
+
+def _settle(future: asyncio.Future[Any], answer: Any) -> None:
+    if not future.done():
+        future.set_result(answer)
+
+
+def _as_reply(result: ExecuteResult) -> WriteReply:
+    """The leader's answer in the shape of this node's own."""
+    results = None
+    if result.results is not None:
+        results = [
+            StatementResult(r.last_insert_rowid, r.rows_affected, r.columns, r.rows) for r in result.results
+        ]
+    receipt = None
+    if (r := result.receipt) is not None:
+        receipt = Receipt(r.position, r.term, r.index, r.durability, r.durable_on, r.applied_on, r.leader)
+    repeated = Index(result.repeated_at) if result.repeated_at is not None else None
+    return WriteReply(Outcome(results=results, repeated_at=repeated), receipt)
 
 
 def _text(params: dict[str, Any], key: str) -> str:
@@ -287,4 +370,10 @@ _ADMIN: dict[str, Any] = {
     "writes_start": NodeService._writes_start,
     "verify": NodeService._verify,
     "verify_result": NodeService._verify_result,
+    "switch": NodeService._switch,
+    "lost_here": NodeService._lost_here,
+    "lost_list": NodeService._lost_list,
+    "lost_show": NodeService._lost_show,
 }
+_ANYWHERE = frozenset({"lost_here", "lost_list", "lost_show"})
+"""Operations that every node answers by itself."""

@@ -10,11 +10,17 @@ from paceline.core.progress import Progress
 from paceline.ids import Position
 
 if TYPE_CHECKING:
+    from paceline.runtime.lost import LostWrites
     from paceline.runtime.process import NodeProcess
 
 __all__ = ["StatusReport"]
 
 _REACHABLE_MS = 2000
+
+
+def _reachable(progress: Progress | None, now_ms: int) -> bool:
+    heard_ms = progress.heard_ms if progress is not None else None
+    return heard_ms is not None and now_ms - heard_ms < _REACHABLE_MS
 
 
 def _size(path: str) -> int:
@@ -25,10 +31,27 @@ def _size(path: str) -> int:
 
 
 class StatusReport:
-    def __init__(self, process: NodeProcess, version: str) -> None:
+    def __init__(self, process: NodeProcess, version: str, lost: LostWrites) -> None:
         self._process = process
         self._version = version
+        self._lost = lost
         self._started = time.monotonic()
+        self._role_seen = process.node.replica.role.value
+        self._leader_seen = process.node.replica.leader
+        self._elections = {"elections_started": 0, "elections_won": 0, "leader_changes": 0}
+        process.events.watch(self._on_event)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event["event"] != "role":
+            return
+        role, leader = event["role"], event["leader"]
+        if role != self._role_seen:
+            self._role_seen = role
+            self._elections["elections_started"] += role == "candidate"
+            self._elections["elections_won"] += role == "leader"
+        if leader is not None and leader != self._leader_seen:
+            self._leader_seen = leader
+            self._elections["leader_changes"] += 1
 
     def make(self) -> dict[str, Any]:
         process, node = self._process, self._process.node
@@ -57,6 +80,8 @@ class StatusReport:
             "ready": self._ready(),
             "progress": self._progress(),
             "members": self._members(position),
+            "voters": self._voters(),
+            "lost": dict(self._lost.summary),
             "log": {
                 "first": node.log.first_index,
                 "last": node.log.last.index,
@@ -98,6 +123,20 @@ class StatusReport:
             and (node.leads or not node.leads_or_will)
         )
 
+    def _voters(self) -> dict[str, Any]:
+        """How many voters there are, and how many of them this node hears: all that it can say about a majority."""
+        node = self._process.node
+        voters = sorted(node.replica.voters)
+        if not node.leads_or_will:
+            return {"count": len(voters), "reachable": None, "away": []}
+        now_ms = node.ports.now_ms()
+        away = [
+            str(name)
+            for name in voters
+            if name != node.replica.name and not _reachable(node.replica.followers.get(name), now_ms)
+        ]
+        return {"count": len(voters), "reachable": len(voters) - len(away), "away": away}
+
     def _database(self) -> dict[str, Any]:
         path = self._process.directory.paths.database
         return {"path": path, "bytes": _size(path), "wal_bytes": _size(path + "-wal")}
@@ -112,6 +151,7 @@ class StatusReport:
             "waiting": node.acks.waiting,
             "applies": node.applies.batches,
             "applied_entries": node.applies.entries,
+            **self._elections,
             **{f"events_{kind}": count for kind, count in self._process.events.counts.items()},
         }
 
@@ -169,7 +209,7 @@ class StatusReport:
         now_ms = node.ports.now_ms()
         position = node.log.position_at(progress.applied)
         return {
-            "reachable": progress.heard_ms is not None and now_ms - progress.heard_ms < _REACHABLE_MS,
+            "reachable": _reachable(progress, now_ms),
             "durable": progress.durable,
             "applied": progress.applied,
             "position": str(position) if position else None,

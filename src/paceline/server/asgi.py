@@ -65,7 +65,7 @@ class Request:
         self.scope = scope
         self._receive = receive
         self.tail = tail
-        """What stood in place of ``{op}`` in the path."""
+        """What stood in place of ``{op}`` (or another name in braces) in the path."""
 
     @property
     def client(self) -> str:

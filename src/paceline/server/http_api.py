@@ -28,6 +28,7 @@ from paceline.server.asgi import (
 )
 from paceline.server.events import event_chunks
 from paceline.server.json_values import JsonArgs, args_from_json, result_to_json, rows_to_json
+from paceline.server.metrics import METRICS_TYPE, metrics_text
 from paceline.server.requests import check_args, check_sql, check_timeout, write_request
 from paceline.server.service import Service, WriteReply
 
@@ -59,6 +60,8 @@ _query_body: Final = msgspec.json.Decoder(_Query)
 _args_parameter: Final = msgspec.json.Decoder(JsonArgs)
 _params_body: Final = msgspec.json.Decoder(dict[str, Any])
 
+_TAILS: Final = ("{op}", "{position}", "{id}")
+"""The last part of a path that names something; see ``Request.tail``."""
 _EVENT_HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
@@ -79,7 +82,11 @@ class HttpApi:
             "/api/v1/status": {"GET": self._status},
             "/api/v1/leader": {"GET": self._leader},
             "/api/v1/events": {"GET": self._events},
+            "/api/v1/writes/{position}": {"GET": self._outcome},
+            "/api/v1/lost": {"GET": self._lost},
+            "/api/v1/lost/{id}": {"GET": self._lost_one},
             "/api/v1/admin/{op}": {"POST": self._admin},
+            "/metrics": {"GET": self._metrics},
             "/healthz": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
         }
@@ -108,8 +115,11 @@ class HttpApi:
     async def _answer(self, scope: Scope, receive: Receive) -> Response | Stream:
         path: str = scope["path"]
         methods, tail = self._routes.get(path), ""
-        if methods is None and path.startswith("/api/v1/admin/"):
-            methods, tail = self._routes["/api/v1/admin/{op}"], path.removeprefix("/api/v1/admin/")
+        if methods is None:
+            stem, _, tail = path.rpartition("/")
+            methods = next(
+                (self._routes[f"{stem}/{name}"] for name in _TAILS if f"{stem}/{name}" in self._routes), None
+            )
         if methods is None:
             paths = [f"{method} {path}" for path, known in self._routes.items() for method in known]
             error = UsageError(f"no such path: {path}", hint="the paths are " + ", ".join(paths))
@@ -218,6 +228,20 @@ class HttpApi:
         body = await request.body()
         params = decode_json(_params_body, body) if body.strip() else {}
         return Response(encode_json(await self._service.admin(request.tail, params)))
+
+    async def _outcome(self, request: Request) -> Response:
+        return Response(encode_json(await self._service.outcome(request.tail)))
+
+    async def _lost(self, request: Request) -> Response:
+        return Response(encode_json(await self._service.admin("lost_list", {})))
+
+    async def _lost_one(self, request: Request) -> Response:
+        params = {"id": request.tail, **{k: v for k, v in request.parameters().items() if k == "node"}}
+        return Response(encode_json(await self._service.admin("lost_show", params)))
+
+    async def _metrics(self, request: Request) -> Response:
+        text = metrics_text(self._service.status()).encode()
+        return Response(text, headers=((b"content-type", METRICS_TYPE),))
 
     async def _healthz(self, request: Request) -> Response:
         return Response(encode_json({"ok": True, "node": self._service.name}))

@@ -24,7 +24,7 @@ import msgspec
 from paceline.engines.base import StatementResult, Value
 from paceline.errors import UsageError
 
-__all__ = ["JsonArgs", "Wrapped", "args_from_json", "result_to_json", "rows_to_json"]
+__all__ = ["JsonArgs", "Wrapped", "args_from_json", "args_to_json", "result_to_json", "rows_to_json"]
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -63,6 +63,13 @@ def _from_json(value: JsonValue, place: str) -> Value:
         f"{place}: an object is not a value",
         hint='a BLOB is {"base64": "..."}, infinity {"float": "Infinity"}',
     )
+
+
+def args_to_json(args: Any) -> Any:
+    """Arguments as a client gave them, ready for the JSON encoder."""
+    if isinstance(args, dict):
+        return {name: _to_json(value) for name, value in args.items()}
+    return [_to_json(value) for value in args]
 
 
 def rows_to_json(rows: list[list[Value]]) -> list[Any]:

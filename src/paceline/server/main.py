@@ -25,11 +25,13 @@ from paceline.engines.sqlite.position import read_position
 from paceline.ids import DatabasePosition
 from paceline.node.start import Paths
 from paceline.runtime.joining import contradictions
+from paceline.runtime.lost import LostWrites
 from paceline.runtime.peers import split_address
 from paceline.runtime.process import NodeProcess
 from paceline.runtime.service import NodeService
 from paceline.runtime.status import StatusReport
 from paceline.server.http import HttpServer
+from paceline.server.lost import LostReader
 from paceline.server.native import NativeServer
 
 __all__ = ["serve"]
@@ -109,7 +111,9 @@ async def _run(
     stopping: asyncio.Task[bool],
     on_ready: Callable[[], None] | None,
 ) -> None:
-    service = NodeService(process, StatusReport(process, __version__))
+    lost = LostWrites(process, LostReader(process.directory.files, process.directory.paths.custody))
+    lost.refresh()
+    service = NodeService(process, StatusReport(process, __version__, lost), lost)
     native, http = NativeServer(service), HttpServer(service)
     try:
         await native.start(*split_address(config.listen))

@@ -35,6 +35,7 @@ class Replies:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._encode = msgspec.msgpack.Encoder().encode
+        self._cluster = ""
         self._receipt: Receipt | None = None
         self._receipt_bytes = msgspec.Raw(b"")
 
@@ -78,9 +79,12 @@ class Replies:
 
     def welcome(self, version: int) -> bytes:
         leader, term, address = self.leader()
-        cluster = str(self._service.status().get("cluster", ""))
+        if (
+            not self._cluster
+        ):  # a whole status is much for a greeting, and clients come all at once after a failover
+            self._cluster = str(self._service.status().get("cluster", ""))
         return protocol.encode_frame(
-            protocol.Welcome(version, self._service.name, cluster, leader, term, address)
+            protocol.Welcome(version, self._service.name, self._cluster, leader, term, address)
         )
 
     def leader(self) -> tuple[str | None, int, str | None]:

@@ -66,6 +66,10 @@ class Service(Protocol):
 
     def subscribe(self) -> EventStream: ...
 
+    async def outcome(self, position: str) -> dict[str, Any]:
+        """What became of the write at ``position``: ``{"outcome": "committed" | "pending" | "lost" | "unknown", ...}``."""
+        ...
+
     async def admin(self, op: str, params: dict[str, Any]) -> dict[str, Any]:
-        """``node_add``, ``node_remove``, ``writes_stop``, ``verify`` ...  Raises ``PacelineError``."""
+        """``node_remove``, ``writes_stop``, ``verify``, ``switch``, ``lost_list`` ...  Raises ``PacelineError``."""
         ...

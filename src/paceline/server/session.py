@@ -173,6 +173,8 @@ class Session(asyncio.Protocol):
                 self._subscribe(request.number)
             case protocol.Admin():
                 self._start_answer(request.number, size, self._admin(request))
+            case protocol.Outcome():
+                self._start_answer(request.number, size, self._outcome(request))
             case protocol.Ping():
                 self._send(_frame(protocol.Pong(request.number)))
             case _:
@@ -225,6 +227,9 @@ class Session(asyncio.Protocol):
     async def _admin(self, request: protocol.Admin) -> bytes:
         info = await self._service.admin(request.op, request.params)
         return _frame(protocol.Info(request.number, info))
+
+    async def _outcome(self, request: protocol.Outcome) -> bytes:
+        return _frame(protocol.Info(request.number, await self._service.outcome(request.position)))
 
     def _leader_info(self) -> dict[str, Any]:
         name, term, where = self._service.leader()

@@ -6,8 +6,7 @@ import pytest
 
 from paceline.client import protocol as p
 from paceline.client.call import Call, RequestIds, execute_message, result_of, timeout_of
-from paceline.client.results import ExecuteResult, QueryResult, Receipt
-from paceline.client.token import newest
+from paceline.client.results import ExecuteResult, Receipt
 from paceline.errors import (
     NoQuorum,
     NotLeader,
@@ -113,14 +112,3 @@ def test_replies_become_results() -> None:
     failed = result_of(p.Failure(1, to_wire(NotLeader("x", leader="n2")), None, 1))
     assert isinstance(failed, NotLeader) and failed.leader == "n2"
     assert isinstance(result_of(p.Welcome(1, "n", "c", None, 0)), ProtocolError)
-
-
-def test_the_token_only_grows() -> None:
-    def write(position: str) -> ExecuteResult:
-        return ExecuteResult([], Receipt(position, 1, 1, "local", [], [], "n"))
-
-    assert newest(None, write("2")) == "2"
-    assert newest("2", write("1")) == "2"
-    assert newest("2", QueryResult([], [], [], "3", None, 1, "n")) == "3"
-    assert newest("2", QueryResult([], [], [], None, None, 1, "n")) == "2"
-    assert newest("2", {"any": "thing"}) == "2"

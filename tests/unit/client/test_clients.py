@@ -24,9 +24,11 @@ from paceline.errors import (
     PacelineError,
     SqlError,
     TimedOut,
+    TokenLost,
     Unavailable,
     UsageError,
 )
+from paceline.node.replies import WriteReply
 from paceline.server.native import NativeServer
 
 pytestmark = pytest.mark.asyncio
@@ -388,6 +390,62 @@ async def test_events_come_and_a_gap_is_marked(make: Make, cluster: Cluster) -> 
     assert await following() == {"event": "reconnected", "node": "n1"}
     assert await following() == {"event": "role", "number": 2}
     feeding.cancel()
+
+
+async def test_outcome_of_a_receipt_is_asked_of_a_node(make: Make, cluster: Cluster) -> None:
+    db = make()
+    result = await db.execute([(INSERT, [1])])
+    cluster.services["n1"].outcomes[result.receipt.position] = "lost"
+    assert await db.outcome(result) == await db.outcome(result.receipt.position) == "lost"
+    assert (await db.outcome_details(result))["node"] == "n1"
+
+
+async def test_session_read_after_a_lost_write_raises_token_lost_until_it_is_accepted(
+    make: Make, cluster: Cluster
+) -> None:
+    db = make("n1", "n2")
+    lost = (await db.execute([(INSERT, [1])], durability="async")).receipt.position
+    cluster.database.term = 2
+    newer = (await db.execute([(INSERT, [2])], durability="quorum")).receipt.position
+    for service in cluster.services.values():
+        service.outcomes[lost] = "lost"
+    for _ in range(2):
+        with pytest.raises(TokenLost, match=lost):
+            await db.query("SELECT 1", read="session")
+    assert (await db.query("SELECT 1", read="local")).rows == [[1]]
+    db.client.token = newer
+    assert (await db.query("SELECT 1", read="session")).rows == [[1]]
+
+
+async def test_a_leader_that_falls_silent_is_left_when_another_one_leads(
+    make: Make, cluster: Cluster
+) -> None:
+    db = make("n1", "n2")
+    await db.execute([(INSERT, [1])])
+    cluster.services["n1"].script = ["hold"]
+    writing = asyncio.ensure_future(db.execute([(INSERT, [2])], timeout_ms=20_000))
+    await cluster.services["n1"].submitted.wait()
+    cluster.elect("n2")
+    for service in cluster.services.values():
+        service.term = 2
+    async with asyncio.timeout(10):
+        await writing
+    assert cluster.services["n2"].requests[-1].request_id == cluster.services["n1"].requests[-1].request_id
+    assert cluster.rows() == [1, 2]
+
+
+async def test_a_slow_leader_is_not_left_while_it_leads(make: Make, cluster: Cluster) -> None:
+    db = make("n1", "n2")
+    cluster.services["n1"].script = ["hold"]
+    writing = asyncio.ensure_future(db.execute([(INSERT, [1])], timeout_ms=20_000))
+    await cluster.services["n1"].submitted.wait()
+    await asyncio.sleep(1.3)  # longer than its clients' patience
+    service = cluster.services["n1"]
+    service.held[0](
+        WriteReply(cluster.database.run(service.requests[0]), service.receipt(service.requests[0]))
+    )
+    await writing
+    assert len(service.requests) == 1 and not cluster.services["n2"].requests
 
 
 # what only one of them has

@@ -6,10 +6,16 @@ import random
 
 import pytest
 
-from paceline.client.protocol import Welcome
-from paceline.client.routing import Backoff, Routes, parse_address
+from paceline.client.protocol import Failure, Pong, Welcome
+from paceline.client.routing import Backoff, Routes, is_newer, parse_address
 from paceline.errors import NotLeader, Unavailable, UsageError
-from paceline.limits import CLIENT_BACKOFF_SECONDS_MAX, CLIENT_BACKOFF_SECONDS_MIN
+from paceline.limits import (
+    CLIENT_BACKOFF_SECONDS_MAX,
+    CLIENT_BACKOFF_SECONDS_MIN,
+    CLIENT_CONNECT_SECONDS,
+    CLIENT_CONNECT_SECONDS_MIN,
+    CLIENT_ELECTION_BACKOFF_SECONDS_MAX,
+)
 
 
 def welcome(node: str, leader: str | None, address: str | None = None, cluster: str = "c") -> Welcome:
@@ -98,3 +104,50 @@ def test_pauses_grow_to_a_bound_and_start_again() -> None:
     assert CLIENT_BACKOFF_SECONDS_MAX / 2 <= pauses[-1] <= CLIENT_BACKOFF_SECONDS_MAX
     backoff.reset()
     assert backoff.next() <= CLIENT_BACKOFF_SECONDS_MIN
+
+
+def test_pauses_stay_short_while_only_the_leader_is_missing() -> None:
+    backoff = Backoff(random.Random(1))
+    pauses = [backoff.next(electing=True) for _ in range(20)]
+    assert max(pauses) <= CLIENT_ELECTION_BACKOFF_SECONDS_MAX
+
+
+def test_a_direct_search_takes_nobody_who_forwards() -> None:
+    search = Routes(["a:1"]).search(leader=True, direct=True)
+    follower = welcome("a", "z")
+    search.opened("a:1", follower)
+    assert not search.forwards(follower)
+
+
+def test_a_refusal_that_names_another_leader_shows_the_way() -> None:
+    routes = Routes(["a:1", "b:1"])
+    assert routes.hint(Failure(1, {}, "b", 2, "b:1"), "a") and routes.leader == "b:1"
+    assert routes.search(leader=True).next() == "b:1"
+    routes.moved()
+    for reply in (Failure(1, {}, None, 2, None), Failure(1, {}, "a", 2, "a:1"), Pong(1)):
+        assert not routes.hint(reply, "a") and routes.leader is None
+
+
+def test_silent_addresses_come_last_and_get_more_patience_only_while_nobody_answers() -> None:
+    routes = Routes(["a:1", "b:1"])
+    routes.leader = "a:1"
+    assert routes.patience_seconds == CLIENT_CONNECT_SECONDS_MIN
+    search = routes.search(leader=True)
+    assert search.next() == "a:1"
+    search.failed("a:1", TimeoutError())
+    assert routes.leader is None and routes.addresses == ["b:1", "a:1"]
+    assert routes.patience_seconds > CLIENT_CONNECT_SECONDS_MIN
+    for _ in range(5):
+        routes.silent("b:1")
+    assert routes.patience_seconds == CLIENT_CONNECT_SECONDS
+    for _ in range(5):
+        routes.search(leader=False).opened("b:1", welcome("b", None))
+    assert routes.patience_seconds == CLIENT_CONNECT_SECONDS_MIN
+
+
+def test_only_another_leader_of_a_later_term_is_newer() -> None:
+    old = Welcome(1, "a", "c", "a", 3)
+    assert is_newer(old, Welcome(1, "b", "c", "b", 4))
+    assert not is_newer(old, Welcome(1, "b", "c", "a", 4)), "it was elected again"
+    assert not is_newer(old, Welcome(1, "b", "c", None, 4)), "an election is under way"
+    assert not is_newer(old, Welcome(1, "b", "c", "b", 3))

@@ -261,7 +261,7 @@ def test_authority_is_auto_unless_the_file_says_designated(write: Write) -> None
 
 def test_joining_node_does_not_decide_the_authority(write: Write) -> None:
     text = JOINING.format("127.0.0.1") + 'authority = "auto"\n'
-    with pytest.raises(UsageError, match="cluster.authority.*decides it"):
+    with pytest.raises(UsageError, match=r"cluster\.authority.*decides it"):
         load(write(text), env={})
 
 

@@ -24,6 +24,7 @@ class Database:
         self.index = 0
         self.applied: dict[bytes, tuple[int, list[StatementResult]]] = {}
         self.runs = 0
+        self.term = 1
 
     def run(self, request: WriteRequest) -> Outcome:
         if request.request_id is not None and request.request_id in self.applied:
@@ -53,7 +54,7 @@ class Database:
         return Outcome(results=results)
 
     def position(self) -> str:
-        return f"{1:08d}-{self.index:014d}-{hashlib.md5(str(self.index).encode()).hexdigest()}"
+        return f"{self.term:08d}-{self.index:014d}-{hashlib.md5(str(self.index).encode()).hexdigest()}"
 
 
 class Events:
@@ -93,6 +94,7 @@ class FakeService:
         self.streams: list[Events] = []
         self.subscribed = asyncio.Event()
         self.ready = True
+        self.outcomes: dict[str, str] = {}
         self.on_lose: Callable[[], None] = lambda: None
 
     def submit(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
@@ -146,6 +148,11 @@ class FakeService:
         self.streams.append(events)
         self.subscribed.set()
         return events
+
+    async def outcome(self, position: str) -> dict[str, Any]:
+        if position not in self.outcomes:
+            raise UsageError("not a position")
+        return {"outcome": self.outcomes[position], "position": position, "node": self.name}
 
     async def admin(self, op: str, params: dict[str, Any]) -> dict[str, Any]:
         if op == "crash":

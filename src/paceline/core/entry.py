@@ -74,6 +74,9 @@ class EntryKind(IntEnum):
     REQUESTS = 0x41  # local: capture mark, then SQL and bindings of the requests in the TXN of this index
     MARK = 0x42  # local: a capture mark alone, written when a reign starts
     SYNCED = 0x43  # local: first record of each write to the log; names the entry durable before that write
+    ANSWERS = (
+        0x44  # local, in custody only: the durability levels whose requests in this TXN were acknowledged
+    )
 
 
 class EntryFlags(IntFlag):

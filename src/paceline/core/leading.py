@@ -114,8 +114,8 @@ class Leading:
             index = Index(index - 1)
         if index == message.hint_index:
             here = self.position_at(index)
-            if here is not None and here.term != message.hint_term and index > self.log.base.index:
-                index = Index(index - 1)
+            if here is not None and here.term != message.hint_term:
+                index = Index(index - 1)  # at the base: before it, where only a snapshot helps
         return Index(index + 1)
 
     # -- heartbeats ----------------------------------------------------------

@@ -19,7 +19,9 @@ range twice (after a crash between custody and truncate) gives the same file.
     56     16   chain hash of the last entry
     72     ...  reason
     ...    4    CRC32C of everything before
-    ...    ...  records as in the log: each entry, after its local record if it has one
+    ...    ...  records as in the log: each entry, after its local record if it has one; before it stands
+                an ANSWERS record (levels, separated by newlines) when the node that kept it had led that
+                reign and so knows whom it acknowledged
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
@@ -71,6 +73,9 @@ class CustodyContent:
     item: CustodyItem
     entries: list[Entry]
     locals: dict[Index, bytes]
+    acknowledged: dict[Index, frozenset[str]] = field(default_factory=dict)
+    """By entry: the levels of the requests that were acknowledged (or whose client had stopped waiting); an entry
+    of which nobody knows is absent."""
 
 
 class Custody:
@@ -86,10 +91,14 @@ class Custody:
         entries: Sequence[Entry],
         locals: Mapping[Index, bytes],
         *,
+        acknowledged: Mapping[Index, frozenset[str]],
         time_us: int,
         term_now: Term,
     ) -> str:
-        """Keep contiguous ``entries`` with the bodies of their local records; durable on return."""
+        """Keep contiguous ``entries`` with the bodies of their local records; durable on return.
+
+        ``acknowledged``: see :class:`CustodyContent`.
+        """
         assert entries, "nothing to keep"
         _check_contiguous(entries)
         id = f"{entries[0].index:014d}-{entries[-1].index:014d}-{entries[-1].chain[:8].hex()}"
@@ -98,7 +107,7 @@ class Custody:
             self._files.sync_dir(os.path.dirname(self._directory))
         path = self._path(id)
         if not self._is_whole(id):
-            write_atomic(self._files, path, _encode(reason, entries, locals, time_us, term_now))
+            write_atomic(self._files, path, _encode(reason, entries, locals, acknowledged, time_us, term_now))
         else:  # kept before a crash, and perhaps only just: visible is not durable
             file = self._files.open(path)
             try:
@@ -155,7 +164,12 @@ def _check_contiguous(entries: Sequence[Entry]) -> None:
 
 
 def _encode(
-    reason: str, entries: Sequence[Entry], locals: Mapping[Index, bytes], time_us: int, term_now: Term
+    reason: str,
+    entries: Sequence[Entry],
+    locals: Mapping[Index, bytes],
+    acknowledged: Mapping[Index, frozenset[str]],
+    time_us: int,
+    term_now: Term,
 ) -> bytes:
     text, last = reason.encode(), entries[-1]
     head = _HEADER.pack(
@@ -172,6 +186,12 @@ def _encode(
     )
     parts = [head + text, _CRC.pack(google_crc32c.value(head + text))]
     for entry in entries:
+        levels = acknowledged.get(entry.index)
+        if levels is not None:
+            told = "\n".join(sorted(levels)).encode()
+            parts.append(
+                encode_local(EntryKind.ANSWERS, entry.term, entry.index, told, time_us=entry.time_us)
+            )
         body = locals.get(entry.index)
         if body is not None:
             parts.append(
@@ -210,8 +230,11 @@ def _decode(id: str, data: bytes) -> CustodyContent:
     item, offset = _decode_header(id, data)
     entries: list[Entry] = []
     locals: dict[Index, bytes] = {}
+    acknowledged: dict[Index, frozenset[str]] = {}
     for _, entry in walk(data, offset):
-        if entry.kind >= LOCAL_KINDS_FROM:
+        if entry.kind is EntryKind.ANSWERS:
+            acknowledged[entry.index] = frozenset(filter(None, bytes(entry.body).decode().split("\n")))
+        elif entry.kind >= LOCAL_KINDS_FROM:
             locals[entry.index] = bytes(entry.body)
         else:
             entries.append(entry)
@@ -222,4 +245,4 @@ def _decode(id: str, data: bytes) -> CustodyContent:
         or entries[-1].position != item.last
     ):
         raise BadEntry(f"{item.count} entries were kept, {len(entries)} are there")
-    return CustodyContent(item, entries, locals)
+    return CustodyContent(item, entries, locals, acknowledged)

@@ -36,7 +36,7 @@ from paceline.errors import LogFailed, VoteLost
 from paceline.files import File, Files, write_atomic
 from paceline.ids import Index, NodeId, Term
 
-__all__ = ["VoteFile"]
+__all__ = ["WAY_BACK", "VoteFile"]
 
 _SLOT: Final = struct.Struct(">8sHHHHQQQ40s40s")
 _CRC: Final = struct.Struct(">I")
@@ -45,7 +45,7 @@ _VERSION: Final = 1
 _SLOT_STRIDE: Final = 4096
 _SLOT_BYTES: Final = _SLOT.size + _CRC.size
 _FILE_BYTES: Final = 2 * _SLOT_STRIDE
-_HINT: Final = (
+WAY_BACK: Final = (
     "this node may have voted and must not vote again: move its data directory away and let it join "
     "as a new node, or restore the vote file of this very node if it is a later one"
 )
@@ -104,12 +104,12 @@ class VoteFile:
         try:
             file = files.open(path)
         except FileNotFoundError:
-            raise VoteLost(f"vote file {path} is missing", hint=_HINT) from None
+            raise VoteLost(f"vote file {path} is missing", hint=WAY_BACK) from None
         slots = [_decode(file.pread(_SLOT_BYTES, at), path) for at in (0, _SLOT_STRIDE)]
         valid = [slot for slot in slots if slot is not None]
         if not valid:
             file.close()
-            raise VoteLost(f"vote file {path} is damaged: both slots fail their checks", hint=_HINT)
+            raise VoteLost(f"vote file {path} is damaged: both slots fail their checks", hint=WAY_BACK)
         sequence, state = max(valid, key=lambda slot: slot[0])
         vote = cls(file, path, sequence, state)
         # The newest slot may be visible and yet not durable (killed before its sync).

@@ -16,10 +16,13 @@ from paceline.core.durability import parse_durability
 from paceline.core.replica import Replica
 from paceline.engines.base import Outcome, WriteRequest
 from paceline.errors import OutcomeUnknown, PacelineError
-from paceline.ids import Position
+from paceline.ids import Index, Position, Term
 from paceline.node.replies import Receipt, WriteReply
 
 __all__ = ["Acks", "Done", "Pending"]
+
+_REIGNS = 16
+"""So many of its own last reigns a node remembers whom it acknowledged in."""
 
 Done = Callable[[WriteReply | PacelineError], None]
 
@@ -44,6 +47,8 @@ class Acks:
         self._levels: dict[str, deque[_Item]] = {}
         self.waiting = 0
         """Requests that have run and wait for their reply."""
+        self._told: dict[Term, dict[str, Index]] = {}
+        """By reign of this process: up to where the requests of each level were acknowledged."""
 
     def add(self, level: str, position: Position, replies: list[Pending]) -> None:
         items = self._levels.get(level)
@@ -52,8 +57,20 @@ class Acks:
         items.append(_Item(position, replies))
         self.waiting += len(replies)
 
+    def told(self, term: Term, index: Index) -> frozenset[str] | None:
+        """The levels at which an entry of that reign was acknowledged; None when this process did not lead it."""
+        levels = self._told.get(term)
+        if levels is None:
+            return None
+        return frozenset(level for level, end in levels.items() if end >= index)
+
     def settle(self, replica: Replica, now_ms: int) -> None:
         """Answer everything whose level is reached."""
+        told = self._told.get(replica.term)
+        if told is None:
+            told = self._told[replica.term] = {}
+            while len(self._told) > _REIGNS:
+                del self._told[next(iter(self._told))]
         for level, items in self._levels.items():
             if not items:
                 continue
@@ -62,6 +79,7 @@ class Acks:
                 item = items.popleft()
                 receipt = _receipt(level, item.position, replica)
                 self.waiting -= len(item.replies)
+                told[level] = item.position.index
                 for reply in item.replies:
                     assert reply.outcome is not None
                     reply.done(WriteReply(reply.outcome, receipt))

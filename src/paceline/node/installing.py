@@ -61,6 +61,7 @@ class InstallActions:
             f"replaced by the snapshot at {end.short}",
             entries,
             notes,
+            acknowledged={},
             time_us=self._wall_us(),
             term_now=end.term,
         )

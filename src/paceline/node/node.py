@@ -20,7 +20,7 @@ import msgspec
 from paceline.core.effects import Role
 from paceline.core.entry import Entry, EntryKind, encode_local
 from paceline.core.membership import Membership
-from paceline.core.messages import Message
+from paceline.core.messages import AppendResponse, Message
 from paceline.core.replica import Replica
 from paceline.engines.base import Engine, Pin, join_local
 from paceline.errors import Corruption, DiskFull, NotLeader, PacelineError, Unavailable
@@ -151,9 +151,19 @@ class Node:
         self.drain()
         self.pump()
 
-    def receive(self, sender: NodeId, message: Message) -> None:
+    def receive(self, sender: NodeId, incarnation: str, message: Message) -> None:
+        """Digest what the process of that incarnation says in the name of ``sender``.
+
+        What a member's namesake with another data directory reports counts for nothing: its call may have come
+        before this node led, when it could not be judged.
+        """
         if self.installing:
             return
+        if isinstance(message, AppendResponse) and self.leads_or_will:
+            membership = self.replica.membership
+            member = membership.member(sender) if membership else None
+            if member is None or member.incarnation != incarnation:
+                return
         self.replica.receive(sender, message, self.ports.now_ms())
         self.drain()
 
@@ -233,6 +243,7 @@ class Node:
             "not in the leader's log",
             entries,
             self.notes_of(entries),
+            acknowledged=self.acknowledged(entries),
             time_us=self.ports.wall_us(),
             term_now=self.replica.term,
         )
@@ -247,6 +258,10 @@ class Node:
     def notes_of(self, entries: Sequence[Entry]) -> dict[Index, bytes]:
         """The bodies of the local records beside these entries."""
         return {entry.index: note for entry in entries if (note := self.log.local(entry.index)) is not None}
+
+    def acknowledged(self, entries: Sequence[Entry]) -> dict[Index, frozenset[str]]:
+        """At which levels their requests were acknowledged, where this process knows it."""
+        return {e.index: told for e in entries if (told := self.acks.told(e.term, e.index)) is not None}
 
     def _role_changed(self) -> None:
         leader = self.replica.leader

@@ -98,6 +98,7 @@ class Rewinding:
     def _undo_stranded(self) -> None:
         node = self._node
         entries, notes = self._stranded, self._stranded_notes
+        acknowledged = {entry.index: frozenset[str]() for entry in entries}
         back = node.log.locals_back(node.log.last.index)
 
         def marks() -> Iterator[tuple[Index, bytes]]:
@@ -109,6 +110,7 @@ class Rewinding:
                 "executed when the reign was over, never logged, acknowledged to nobody",
                 entries,
                 notes,
+                acknowledged=acknowledged,
                 time_us=node.ports.wall_us(),
                 term_now=node.replica.term,
             )
@@ -125,7 +127,7 @@ class Rewinding:
 
     def _undo_logged(self, fork: Index, entries: list[Entry]) -> None:
         node, began_ms = self._node, self._node.ports.now_ms()
-        notes = node.notes_of(entries)
+        notes, acknowledged = node.notes_of(entries), node.acknowledged(entries)
         executed = [entry for entry in entries if entry.index <= node.applied and entry.kind in _CHANGES]
 
         def work() -> None:
@@ -133,6 +135,7 @@ class Rewinding:
                 "not in the leader's log",
                 entries,
                 notes,
+                acknowledged=acknowledged,
                 time_us=node.ports.wall_us(),
                 term_now=node.replica.term,
             )

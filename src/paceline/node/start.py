@@ -21,12 +21,12 @@ from paceline.core.hardstate import HardState
 from paceline.core.membership import History, Membership
 from paceline.core.replica import Replica
 from paceline.engines.base import Engine, split_local
-from paceline.errors import Corruption, Diverged
+from paceline.errors import Corruption, Diverged, VoteLost
 from paceline.files import Files
 from paceline.ids import GENESIS, DatabasePosition, Index, NodeId, Position, Term
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
-from paceline.log.vote import VoteFile
+from paceline.log.vote import WAY_BACK, VoteFile
 from paceline.node.anchors import Anchor, load_anchor, pack, save_anchor
 from paceline.node.identity import Identity
 from paceline.node.locate import end_of
@@ -128,6 +128,13 @@ def open_node(
         segment_bytes=segment_bytes,
         must_exist=True,
     )
+    if log.last != log.base and vote.state.term < log.last.term:
+        log.close()
+        raise VoteLost(
+            f"vote file {paths.vote} is older than the log (term {vote.state.term}, the log has {log.last.term}): "
+            "this node has voted in terms that the file does not know",
+            hint=WAY_BACK,
+        )
     for repair in report.actions:
         ports.event("log-repaired", what=repair)
     custody = Custody(files, paths.custody)
@@ -251,6 +258,7 @@ class _Recovery:
             "executed but never logged",
             surplus,
             {},
+            acknowledged={},
             time_us=self.ports.wall_us(),
             term_now=self.hard_state.term,
         )

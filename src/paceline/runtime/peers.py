@@ -42,7 +42,7 @@ class Host(Protocol):
         """The call on which ``name`` speaks to us is over."""
         ...
 
-    def received(self, sender: NodeId, message: Message) -> None: ...
+    def received(self, sender: NodeId, incarnation: str, message: Message) -> None: ...
 
     def refused(self, name: NodeId, error: PacelineError, *, fatal: bool) -> None: ...
 
@@ -256,7 +256,7 @@ class Peers:
         hello = await read_hello(reader)
         welcome = self._host.judge(hello)
         if welcome.error is None and hello.purpose == "peer":
-            await self._listen(NodeId(hello.name), hello.peer, welcome, writer, call)
+            await self._listen(hello, welcome, writer, call)
             return
         send_frame(writer, welcome)
         await writer.drain()
@@ -266,21 +266,24 @@ class Peers:
 
     async def _listen(
         self,
-        sender: NodeId,
-        address: str,
+        hello: Hello,
         welcome: Welcome,
         writer: asyncio.StreamWriter,
         call: asyncio.Task[None],
     ) -> None:
         """Welcome a peer and take its messages until the connection ends."""
+        sender, incarnation = NodeId(hello.name), hello.incarnation
         self._calls[call] = sender
-        line = _Line(writer.transport, lambda payload: self._host.received(sender, decode_message(payload)))
+        line = _Line(
+            writer.transport,
+            lambda payload: self._host.received(sender, incarnation, decode_message(payload)),
+        )
         writer.transport.set_protocol(line)  # before the welcome: nothing may arrive at the old one
         send_frame(writer, welcome)
         if found := self._links.get(sender):
             found[0].called()
-        elif address:
-            self._call(sender, address)  # this node's log may not know it yet, though it may lead by now
+        elif hello.peer:
+            self._call(sender, hello.peer)  # this node's log may not know it yet, though it may lead by now
         self._host.connected(sender)  # what it answered before this connection was there is lost
         try:
             await line.over

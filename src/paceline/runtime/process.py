@@ -276,8 +276,8 @@ class NodeProcess:
         if not self.node.stopping:
             self.node.disconnected(name)
 
-    def received(self, sender: NodeId, message: Message) -> None:
-        self.node.receive(sender, message)
+    def received(self, sender: NodeId, incarnation: str, message: Message) -> None:
+        self.node.receive(sender, incarnation, message)
 
     def refused(self, name: NodeId, error: PacelineError, *, fatal: bool) -> None:
         if self._refusals.get(name) != error.message:

@@ -275,6 +275,21 @@ def test_follower_beyond_the_leaders_log_is_told_to_fetch_a_snapshot() -> None:
     assert any(isinstance(message, SnapshotNeeded) for _, message in leader.take().messages)
 
 
+def test_follower_with_another_entry_at_the_leaders_base_is_told_to_fetch_a_snapshot() -> None:
+    """Asking for the place behind the base again and again would never end."""
+    cluster = Cluster("n1", "n2")
+    leader = cluster.lead()
+    cluster.write()
+    cluster.settle()
+    base = cluster.logs[N1].base = cluster.logs[N1].position_at(Index(2)) or GENESIS
+    del cluster.logs[N1]._entries[:2]
+    older, progress = Term(base.term - 1), leader.followers[N2]
+    progress.received = progress.durable = Index(0)  # as at the beginning of a reign
+    refusal = AppendResponse(leader.term, False, Index(0), Index(0), Index(0), older, base.index, 0)
+    leader.receive(N2, refusal, 0)
+    assert any(isinstance(message, SnapshotNeeded) for _, message in leader.take().messages)
+
+
 def test_leader_without_a_majority_steps_down_in_auto() -> None:
     cluster = Cluster("n1", "n2", "n3", authority="auto")
     leader = cluster.lead()

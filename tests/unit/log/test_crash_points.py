@@ -242,9 +242,11 @@ def custody_then_truncate(files: Files, ledger: Ledger) -> None:
     log.flush()
     lost = log.entries(Index(2), bytes_max=1 << 20)
     custody = Custody(files, "/data/custody")
-    id = custody.keep("test", lost, {Index(4): b"\x00sql"}, time_us=1, term_now=Term(2))
+    id = custody.keep("test", lost, {Index(4): b"\x00sql"}, acknowledged={}, time_us=1, term_now=Term(2))
     ledger.kept.append((id, lost))
-    assert custody.keep("test", lost, {Index(4): b"\x00sql"}, time_us=1, term_now=Term(2)) == id
+    assert (
+        custody.keep("test", lost, {Index(4): b"\x00sql"}, acknowledged={}, time_us=1, term_now=Term(2)) == id
+    )
     log.truncate(Index(2))
     log.flush()
 

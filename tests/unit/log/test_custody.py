@@ -12,13 +12,21 @@ from paceline.log.custody import Custody
 from paceline.sim.disk import SimDisk
 
 DIRECTORY = "/data/custody"
+TOLD = {Index(6): frozenset({"async", "any 1"})}
 
 
 def kept() -> tuple[SimDisk, Custody, str, list[Entry]]:
     disk = new_disk()
     entries = make_entries(make_entries(GENESIS, 4)[-1].position, 3)
     custody = Custody(disk, DIRECTORY)
-    id = custody.keep("rewind é", entries, {Index(6): b"sql"}, time_us=99, term_now=Term(7))
+    id = custody.keep(
+        "rewind é",
+        entries,
+        {Index(6): b"sql"},
+        acknowledged=TOLD,
+        time_us=99,
+        term_now=Term(7),
+    )
     return disk, custody, id, entries
 
 
@@ -29,6 +37,7 @@ def test_kept_range_is_listed_and_loaded() -> None:
     assert (item.last, item.time_us, item.term_now, item.problem) == (entries[-1].position, 99, 7, "")
     content = custody.load(id)
     assert (content.item, content.entries, content.locals) == (item, entries, {6: b"sql"})
+    assert content.acknowledged == {6: frozenset({"async", "any 1"})}
 
 
 def test_nothing_kept_is_an_empty_list() -> None:
@@ -43,17 +52,17 @@ def test_kept_range_survives_a_power_cut() -> None:
 
 def test_same_range_is_kept_once_and_other_histories_beside_it() -> None:
     _, custody, id, entries = kept()
-    assert custody.keep("again", entries, {}, time_us=100, term_now=Term(8)) == id
+    assert custody.keep("again", entries, {}, acknowledged={}, time_us=100, term_now=Term(8)) == id
     assert [item.reason for item in custody.list()] == ["rewind é"]
     other = make_entries(make_entries(GENESIS, 4)[-1].position, 3, salt=1)
-    assert custody.keep("other", other, {}, time_us=100, term_now=Term(8)) != id
+    assert custody.keep("other", other, {}, acknowledged={}, time_us=100, term_now=Term(8)) != id
     assert len(custody.list()) == 2
 
 
 def test_range_with_a_gap_is_refused() -> None:
     _, custody, _, entries = kept()
     with pytest.raises(BadEntry):
-        custody.keep("gap", [entries[0], entries[2]], {}, time_us=1, term_now=Term(1))
+        custody.keep("gap", [entries[0], entries[2]], {}, acknowledged={}, time_us=1, term_now=Term(1))
 
 
 def test_every_damaged_byte_is_named_and_keeping_again_repairs_it() -> None:
@@ -71,7 +80,10 @@ def test_every_damaged_byte_is_named_and_keeping_again_repairs_it() -> None:
         with pytest.raises(BadEntry):
             custody.load(id)
     assert custody.list()[0].id == id
-    assert custody.keep("rewind é", entries, {Index(6): b"sql"}, time_us=99, term_now=Term(7)) == id
+    assert (
+        custody.keep("rewind é", entries, {Index(6): b"sql"}, acknowledged=TOLD, time_us=99, term_now=Term(7))
+        == id
+    )
     assert disk.read_file(path) == whole
 
 
@@ -82,7 +94,7 @@ def test_kept_again_after_a_kill_is_durable() -> None:
     file = twin.open(f"{DIRECTORY}/{id}.lost", create=True)
     file.pwritev([disk.read_file(f"{DIRECTORY}/{id}.lost")], 0)
     twin.kill()
-    Custody(twin.mount(), DIRECTORY).keep("x", entries, {}, time_us=1, term_now=Term(1))
+    Custody(twin.mount(), DIRECTORY).keep("x", entries, {}, acknowledged={}, time_us=1, term_now=Term(1))
     twin.crash("none")
     assert Custody(twin.mount(), DIRECTORY).load(id).entries == entries
 

@@ -42,7 +42,9 @@ def write_everything() -> dict[str, bytes]:
     log.flush()
     vote = VoteFile.create(disk, "/data/vote", HardState(Term(0), None))
     vote.save(STATE)
-    id = Custody(disk, "/data/custody").keep("rewind", first, {Index(2): b"sql"}, time_us=5, term_now=Term(3))
+    id = Custody(disk, "/data/custody").keep(
+        "rewind", first, {Index(2): b"sql"}, acknowledged={}, time_us=5, term_now=Term(3)
+    )
     slots = disk.read_file("/data/vote")
     assert slots[:4096] == slots[4096:]
     assert not any(slots[124:4096])

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from saved import saved_seeds
 
 from paceline.sim.main import Result, simulate
 
-SAVED = [
-    int(line.split()[0])
-    for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
-    if line and not line.startswith("#")
-]
 FRESH = range(10_000, 10_150)
 NEVER_VACUOUS = (
     "acknowledged_is_durable",
@@ -35,9 +30,9 @@ def explain(result: Result) -> str:
     return "\n".join([f"seed {result.seed}: {result.violation}", *result.tail[-30:]])
 
 
-@pytest.mark.parametrize("seed", SAVED)
-def test_seeds_that_once_failed(seed: int) -> None:
-    result = simulate(seed)
+@pytest.mark.parametrize(("seed", "authority"), saved_seeds("seeds.txt"))
+def test_seeds_that_once_failed(seed: int, authority: str | None) -> None:
+    result = simulate(seed, authority=authority)
     assert result.violation is None, explain(result)
 
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from saved import saved_seeds
 
 from paceline.sim.main import Result, simulate
 from paceline.sim.planted import PLANTED_SQLITE, planted
 
-SAVED = [
-    int(line.split()[0])
-    for line in (Path(__file__).parent / "seeds-sqlite.txt").read_text().splitlines()
-    if line and not line.startswith("#")
-]
 FRESH = range(30_000, 30_040)
 NEVER_VACUOUS = (
     "acknowledged_is_durable",
@@ -36,15 +31,15 @@ PROGRAM = (
 )
 
 
-def run(seed: int) -> Result:
-    result = simulate(seed, engine="sqlite")
+def run(seed: int, authority: str | None = None) -> Result:
+    result = simulate(seed, engine="sqlite", authority=authority)
     assert result.violation is None, "\n".join([f"seed {seed}: {result.violation}", *result.tail[-30:]])
     return result
 
 
-@pytest.mark.parametrize("seed", SAVED)
-def test_seeds_that_once_failed(seed: int) -> None:
-    run(seed)
+@pytest.mark.parametrize(("seed", "authority"), saved_seeds("seeds-sqlite.txt"))
+def test_seeds_that_once_failed(seed: int, authority: str | None) -> None:
+    run(seed, authority)
 
 
 def test_fresh_seeds() -> None:

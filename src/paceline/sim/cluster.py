@@ -36,6 +36,8 @@ class Cluster:
         self.founders = [NodeId(f"n{number}") for number in range(1, options.nodes + 1)]
         self.founder = self.founders[0]
         self.processes: dict[NodeId, Process] = {}
+        self.lost_disks: dict[str, SimDisk] = {}
+        """By incarnation: what was on them when they were taken away."""
         self.machine = Machine()
         self.root = ""
         """Of the real directories, with the SQLite engine; never part of the trace."""

@@ -37,7 +37,7 @@ from paceline.engines.base import (
 from paceline.errors import Corruption, DiskFull, Diverged, HashMismatch, SqlError
 from paceline.files import File, Files, write_atomic
 from paceline.ids import DatabasePosition, Index, Slot, Term
-from paceline.sim.memory import Change, Commit, State
+from paceline.sim.memory import Change, Commit, PackedPosition, State
 from paceline.sim.statements import ADD, BAD, CREATE, ITEMS, REGISTERS, SET, WEIGH
 
 __all__ = ["MemoryEngine", "MemoryPin"]
@@ -49,10 +49,11 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
-    """Of a whole transaction."""
+    """Of a whole transaction; ``before`` is where the database stood."""
 
     prev_chain: bytes
     changes: list[Change]
+    before: PackedPosition | None
 
 
 class _Image(msgspec.Struct, frozen=True, array_like=True):
@@ -171,11 +172,10 @@ class MemoryEngine:
             self._take(msgspec.msgpack.decode(body, type=Commit))
 
     def _take(self, commit: Commit) -> None:
+        commit.perform(self.state)
         if commit.undoes:
-            for _ in range(commit.undoes):
-                self._commits.pop().revert(self.state)
+            del self._commits[max(0, len(self._commits) - commit.undoes) :]
         else:
-            commit.perform(self.state)
             self._commits.append(commit)
 
     def close(self) -> None:
@@ -220,7 +220,7 @@ class MemoryEngine:
             commit.revert(self.state)
             return GroupResult(None, [Outcome(error=error) for _ in group.requests], None)
         self._commits.append(commit)
-        entry = self._ship(group, _encoder.encode(Body(slot.prev_chain, changes)))
+        entry = self._ship(group, _encoder.encode(Body(slot.prev_chain, changes, commit.before)))
         self._ran(entry, [r for r, o in zip(group.requests, outcomes, strict=True) if _took_effect(o)])
         local = encode_local(
             EntryKind.REQUESTS,
@@ -333,18 +333,26 @@ class MemoryEngine:
         self._commits.append(commit)
 
     def undo(self, entries: Iterable[Entry]) -> DatabasePosition | None:
-        count = 0
-        for entry in entries:
-            if entry.kind is not EntryKind.TXN:
-                continue
-            self._commits.pop().revert(self.state)
-            count += 1
-        if count:
-            self._write(
-                Commit(
-                    changes=[], before=None, after=self.state.position or (0, 0, b""), led=False, undoes=count
-                )
-            )
+        """From the bodies: what is undone may have been checkpointed long ago."""
+        assert not self._leads
+        bodies = [_body_decoder.decode(body) for body in _whole_bodies(entries)]
+        if not bodies:
+            return self.position()
+        changes = [change for body in reversed(bodies) for change in body.changes]
+        commit = Commit(
+            changes=changes,
+            before=self.state.position,
+            after=bodies[-1].before,
+            led=False,
+            undoes=len(bodies),
+        )
+        commit.perform(self.state)
+        try:
+            self._write(commit)
+        except DiskFull:
+            commit.revert(self.state)
+            raise
+        del self._commits[max(0, len(self._commits) - len(bodies)) :]
         return self.position()
 
     def surplus(self, marks: Iterable[tuple[Index, bytes]]) -> list[Entry]:
@@ -358,9 +366,10 @@ class MemoryEngine:
             count = 0
         entries: list[Entry] = []
         for commit in self._commits[count:]:
+            assert commit.after is not None
             term, index, chain = commit.after
             slot = entries[-1].next_slot if entries else Slot(Term(term), Index(index), chain)
-            body = _encoder.encode(Body(chain, commit.changes))
+            body = _encoder.encode(Body(chain, commit.changes, commit.before))
             entries.append(encode_entry(slot, EntryKind.TXN, body, time_us=0))
         return entries
 
@@ -428,6 +437,19 @@ class MemoryEngine:
             assert sql == REGISTERS
             rows = [[int(key), value] for key, value in sorted(self.state.registers.items())]
         return QueryResult(columns=["value"], types=[None], rows=rows, position=self.position())
+
+
+def _whole_bodies(entries: Iterable[Entry]) -> list[bytes]:
+    """Of whole transactions, given newest first; parts that nobody ended are passed over."""
+    bodies: list[bytes] = []
+    whole = False
+    for entry in entries:
+        if entry.kind is EntryKind.TXN:
+            bodies.append(bytes(entry.body))
+        elif entry.kind is EntryKind.TXN_PART and whole:
+            bodies[-1] = bytes(entry.body) + bodies[-1]
+        whole = entry.kind is EntryKind.TXN or (whole and entry.kind is EntryKind.TXN_PART)
+    return bodies
 
 
 def _took_effect(outcome: Outcome) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from paceline.errors import PacelineError
 from paceline.ids import NodeId
 from paceline.sim.disk import DiskOptions
+from paceline.sim.turmoil import Turmoil
 
 if TYPE_CHECKING:
     from paceline.sim.cluster import Cluster
@@ -26,6 +27,7 @@ class Faults:
         self.counts: dict[str, int] = {}
         self.active = True
         self._rng = cluster.world.rng("faults")
+        self._turmoil = Turmoil(cluster, self.counts)
         self._kinds: dict[str, Callable[[], None]] = {
             "kill": self._kill,
             "power": self._power,
@@ -43,6 +45,7 @@ class Faults:
         }
 
     def begin(self) -> None:
+        self._turmoil.begin()
         if self.cluster.options.faults:
             self._later()
 
@@ -62,6 +65,7 @@ class Faults:
     def heal(self) -> None:
         """Everything is well from now on; whoever is down starts again."""
         self.active = False
+        self._turmoil.end()
         self.cluster.world.trace("heal")
         self.cluster.network.heal()
         for process in self.cluster.processes.values():
@@ -167,12 +171,18 @@ class Faults:
         if leader is None:
             return
         others = [name for name in self.cluster.processes if name != leader.name]
-        if others and len(self.cluster.processes) > 2 and self._rng.random() < 0.5:
+        if leader.stopped:
+            return
+        if others and len(self.cluster.processes) > 2 and self._rng.random() < 0.5 and not self._missing():
             self._remove(leader, self._rng.choice(others))
         if len(self.cluster.processes) < 6:
             name = NodeId(f"x{self.counts['member']}")
             process = self.cluster.add(name)
             self.cluster.restart_later(process)
+
+    def _missing(self) -> bool:
+        """Whether a disk was emptied and its node is no voter again: then the others are needed."""
+        return "wipe" in self.counts and self._turmoil.disk_is_missing
 
     def _remove(self, leader: Process, name: NodeId) -> None:
         removed: list[bool] = []
@@ -196,16 +206,17 @@ class Faults:
     def _writes(self, value: str) -> None:
         if value == "stopped" and not self.active:
             return
+        if not self.active:  # until it holds: who led when it was asked for may not lead any more
+            self.cluster.world.at(100_000, lambda: self._writes(value))
         leader = self.cluster.leader
         if leader is None or leader.life is None:
-            if value == "on" and not self.active:
-                self.cluster.world.at(100_000, lambda: self._writes(value))
             return
 
         def call() -> None:
             try:
                 leader.node.members.set_writes(value)
             except PacelineError:
-                self.cluster.world.at(100_000, lambda: self._writes(value))
+                if self.active:
+                    self.cluster.world.at(100_000, lambda: self._writes(value))
 
         leader.life.call(call)

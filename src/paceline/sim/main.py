@@ -8,12 +8,13 @@ write must have finished, every node must have caught up, and all databases be e
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from paceline.sim.cluster import Cluster
 from paceline.sim.faults import Faults
-from paceline.sim.options import Options, draw_options
+from paceline.sim.options import Options, draw_authority, draw_options, draw_turmoil
 from paceline.sim.workload import Workload
 from paceline.sim.world import Violation, World
 
@@ -37,9 +38,9 @@ class Result:
 
 
 class _Run:
-    def __init__(self, seed: int, engine: str, authority: str) -> None:
+    def __init__(self, seed: int, options: Options) -> None:
         self.world = World(seed)
-        self.options = options_of(seed, engine=engine, authority=authority)
+        self.options = options
         self.cluster = Cluster(self.world, self.options)
         self.workload = Workload(self.cluster)
         self.faults = Faults(self.cluster)
@@ -96,17 +97,40 @@ class _Run:
         self.cluster.close()
 
 
-def options_of(seed: int, *, engine: str = "memory", authority: str = "designated") -> Options:
-    """What this seed is about."""
+def options_of(
+    seed: int,
+    *,
+    engine: str = "memory",
+    authority: str | None = None,
+    directed: Mapping[str, Any] | None = None,
+) -> Options:
+    """What this seed is about.
+
+    With ``authority`` the seed does not draw it, nor the faults that are aimed at elections: a seed that was saved
+    before there were any keeps its meaning.  ``directed`` replaces options, for a run that looks for something.
+    """
     world = World(seed)
-    return draw_options(
-        world.rng("options"), engine=engine, authority=authority, sqlite_rng=world.rng("options/sqlite")
+    rng = world.rng("options/elections")
+    options = draw_options(
+        world.rng("options"),
+        engine=engine,
+        authority=authority or draw_authority(rng),
+        sqlite_rng=world.rng("options/sqlite"),
     )
+    if authority is None:
+        options = replace(options, turmoil=draw_turmoil(rng), strict_reads=0.3, gives_up=0.3)
+    return replace(options, **directed) if directed else options
 
 
-def simulate(seed: int, *, engine: str = "memory", authority: str = "designated") -> Result:
-    """Run one seed to its end or to the first violation."""
-    run = _Run(seed, engine, authority)
+def simulate(
+    seed: int,
+    *,
+    engine: str = "memory",
+    authority: str | None = None,
+    directed: Mapping[str, Any] | None = None,
+) -> Result:
+    """Run one seed to its end or to the first violation (the arguments: see ``options_of``)."""
+    run = _Run(seed, options_of(seed, engine=engine, authority=authority, directed=directed))
     violation: Violation | None = None
     with run.cluster.running():
         try:

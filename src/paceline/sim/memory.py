@@ -74,20 +74,20 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Commit(msgspec.Struct, frozen=True, array_like=True):
-    """One transaction in the ``-wal``; or, with ``undoes``, the removal of the last so many."""
+    """One transaction in the ``-wal``; or, with ``undoes``, the removal of the last so many, whose changes these are."""
 
     changes: list[Change]
     before: PackedPosition | None
-    after: PackedPosition
+    after: PackedPosition | None
     led: bool
     undoes: int
 
     def perform(self, state: State) -> None:
-        for change in self.changes:
-            change.perform(state)
+        for change in reversed(self.changes) if self.undoes else self.changes:
+            change.revert(state) if self.undoes else change.perform(state)
         state.position = self.after
 
     def revert(self, state: State) -> None:
-        for change in reversed(self.changes):
-            change.revert(state)
+        for change in self.changes if self.undoes else reversed(self.changes):
+            change.perform(state) if self.undoes else change.revert(state)
         state.position = self.before

@@ -39,6 +39,7 @@ class Endpoint(Protocol):
 
     name: NodeId
     life: Life | None
+    incarnation: str
 
     def accepts(self, caller: NodeId) -> bool:
         """Whether it lets ``caller`` in now (``runtime``'s greeting)."""
@@ -46,7 +47,9 @@ class Endpoint(Protocol):
 
     def connected(self, peer: NodeId) -> None: ...
 
-    def received(self, sender: NodeId, message: Message) -> None: ...
+    def disconnected(self, peer: NodeId) -> None: ...
+
+    def received(self, sender: NodeId, incarnation: str, message: Message) -> None: ...
 
 
 @dataclass(slots=True)
@@ -70,6 +73,8 @@ class Network:
         self._rng = world.rng("network")
         self._endpoints: dict[NodeId, Endpoint] = {}
         self._lines: dict[tuple[NodeId, NodeId], _Line] = {}
+        self._blocks: dict[int, frozenset[tuple[NodeId, NodeId]]] = {}
+        self._block_count = 0
         self._blocked: set[tuple[NodeId, NodeId]] = set()
         self._stalled: list[tuple[NodeId, NodeId, Callable[[], None]]] = []
 
@@ -89,6 +94,9 @@ class Network:
             if (caller, callee) not in self._lines:
                 self._lines[caller, callee] = line = _Line(caller, callee)
                 self._dial(line, self._rng.randrange(1_000))
+        for line in [line for line in self._lines.values() if line.callee == caller and line.up]:
+            if line.caller not in wanted:
+                self._break(line)  # hung up; who is let in again is called back
 
     def gone(self, name: NodeId) -> None:
         """The process has died: its connections break, its own calls end."""
@@ -108,8 +116,24 @@ class Network:
             self._break(line)
 
     def _drop(self, line: _Line) -> None:
+        if line.up:
+            self._tell(line)
         line.up = False
         line.epoch += 1
+
+    def _tell(self, line: _Line) -> None:
+        """The callee hears that the connection is over."""
+        callee = self._endpoints.get(line.callee)
+        life = callee.life if callee is not None else None
+        if callee is None or life is None:
+            return
+
+        def tell() -> None:
+            if life.alive and not line.up:
+                life.call(lambda: callee.disconnected(line.caller))
+                self._world.after_step(life)
+
+        self._world.at(self._rng.randint(*self.options.delay_us), tell)
 
     def _break(self, line: _Line) -> None:
         self._drop(line)
@@ -131,6 +155,10 @@ class Network:
         if callee is not None and reachable and passable and callee.accepts(line.caller):
             line.up = True
             line.last_us = self._world.now_us
+            back = (line.callee, line.caller)
+            if back not in self._lines:  # it may be known to others by now, the leader even
+                self._lines[back] = _Line(*back)
+                self._dial(self._lines[back], self._rng.randrange(1_000))
             life = caller.life
             life.call(lambda: caller.connected(line.callee))
             self._world.after_step(life)
@@ -157,6 +185,7 @@ class Network:
             arrival = max(arrival, line.last_us)
             line.last_us = arrival
         epoch, callee = line.epoch, self._endpoints[line.callee]
+        incarnation = self._endpoints[line.caller].incarnation
         life = callee.life
 
         def arrive() -> None:
@@ -166,25 +195,41 @@ class Network:
                 self._stalled.append((line.caller, line.callee, arrive))
                 return
             message = decode_message(frame[4:])
-            life.call(lambda: callee.received(line.caller, message))
+            life.call(lambda: callee.received(line.caller, incarnation, message))
             self._world.after_step(life)
 
         self._world.at(arrival - self._world.now_us, arrive)
 
     # -- blocks ----------------------------------------------------------------------------
 
-    def block(self, pairs: Iterable[tuple[NodeId, NodeId]], *, breaks: bool) -> None:
-        for pair in sorted(pairs):
+    def block(self, pairs: Iterable[tuple[NodeId, NodeId]], *, breaks: bool) -> int:
+        """No byte passes these; returns a token for ``unblock``."""
+        pairs = sorted(pairs)
+        self._block_count += 1
+        self._blocks[self._block_count] = frozenset(pairs)
+        for pair in pairs:
             self._blocked.add(pair)
             if breaks:
                 for key in (pair, pair[::-1]):
                     if (line := self._lines.get(key)) is not None and line.up:
                         self._break(line)
+        return self._block_count
+
+    def unblock(self, token: int) -> None:
+        """Lift one block; others stay."""
+        if self._blocks.pop(token, None) is not None:
+            self._lifted()
 
     def heal(self) -> None:
-        """Lift every block; what waited arrives now, in order, where the connection still stands."""
-        self._blocked.clear()
-        stalled, self._stalled = self._stalled, []
+        """Lift every block."""
+        self._blocks.clear()
+        self._lifted()
+
+    def _lifted(self) -> None:
+        """What waited arrives now, in order, where the connection still stands."""
+        self._blocked = {pair for block in self._blocks.values() for pair in block}
+        stalled = [item for item in self._stalled if item[:2] not in self._blocked]
+        self._stalled = [item for item in self._stalled if item[:2] in self._blocked]
         for number, (_, _, arrive) in enumerate(stalled):
             self._world.at(number, arrive)
         for line in self._lines.values():

@@ -14,7 +14,15 @@ from paceline.node.node import NodeSettings
 from paceline.sim.network import NetworkOptions
 from paceline.sim.ports import Latencies
 
-__all__ = ["FAULTS", "Options", "SqliteOptions", "draw_options"]
+__all__ = [
+    "FAULTS",
+    "Options",
+    "SqliteOptions",
+    "TurmoilOptions",
+    "draw_authority",
+    "draw_options",
+    "draw_turmoil",
+]
 
 FAULTS = (
     "kill",
@@ -31,6 +39,33 @@ FAULTS = (
     "member",
     "stop-writes",
 )
+
+
+TURMOIL = ("stop", "isolate", "deaf", "mute", "bridge", "wipe")
+TRANSITIONS = (
+    "elected",
+    "leading",
+    "fetching",
+    "installing",
+    "installed",
+    "truncated",
+    "rewound",
+    "surplus-undone",
+)
+ACTS = ("kill", "power", "power-at-op", "stop", "isolate", "deaf", "mute")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurmoilOptions:
+    """Faults aimed at elections (``turmoil.py``)."""
+
+    faults: tuple[str, ...] = ()
+    every_ms: int = 1_000
+    ambush: tuple[str, ...] = ()
+    """Transitions after which a fault strikes."""
+    ambush_share: float = 0.0
+    """Of those transitions."""
+    ambush_acts: tuple[str, ...] = ACTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +120,29 @@ class Options:
     """Pause of a client between two operations, at most."""
     sqlite: SqliteOptions | None = None
     """With engine ``sqlite``."""
+    turmoil: TurmoilOptions = TurmoilOptions()
+    strict_reads: float = 0.0
+    """Share of reads at level ``linearizable``."""
+    gives_up: float = 0.0
+    """Share of writes that a client lets go of after a refusal, and must never meet again."""
 
     def lines(self) -> list[str]:
         return [f"  {field.name}: {getattr(self, field.name)}" for field in fields(self)]
+
+
+def draw_authority(rng: random.Random) -> str:
+    return "auto" if rng.random() < 0.8 else "designated"
+
+
+def draw_turmoil(rng: random.Random) -> TurmoilOptions:
+    faults = tuple(fault for fault in TURMOIL if rng.random() < 0.4)
+    return TurmoilOptions(
+        faults=faults,
+        every_ms=rng.choice((300, 1_000, 3_000)),
+        ambush=tuple(kind for kind in TRANSITIONS if rng.random() < 0.4),
+        ambush_share=rng.choice((0.0, 0.1, 0.4)),
+        ambush_acts=tuple(act for act in ACTS if rng.random() < 0.5) or ACTS,
+    )
 
 
 def draw_sqlite(rng: random.Random, *, short_log: bool) -> SqliteOptions:

@@ -41,6 +41,11 @@ class Oracle:
     def index(self) -> int:
         return len(self._item_count) - 1
 
+    @property
+    def ran_at(self) -> dict[str, int]:
+        """By request id: the committed entry in which it took effect."""
+        return {request_id.decode(): index for request_id, index in self._applied_ids.items()}
+
     def commit(self, index: int, chain: bytes) -> None:
         """The entry with this chain is committed at ``index``, right after the last one."""
         assert index == self.index + 1

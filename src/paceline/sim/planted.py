@@ -33,8 +33,8 @@ from paceline.log.vote import VoteFile
 from paceline.log.writer import Writer
 from paceline.node.acks import Acks
 from paceline.node.applies import Applies
+from paceline.node.checkpoints import Checkpoints
 from paceline.node.installing import InstallActions
-from paceline.node.node import Node
 from paceline.node.reads import Reads
 from paceline.sim.engine import MemoryEngine
 
@@ -342,16 +342,17 @@ def _checkpoints_too_early() -> Any:
     """The database is checkpointed before the log is durable that far (Litestream, LiteFS PR 157)."""
 
     def make(original: Any) -> Any:
-        def checkpoint(self: Node) -> bool:
-            real, self.replica.durable = self.replica.durable, self.applied
+        def start(self: Checkpoints) -> bool:
+            node = self._node
+            real, node.replica.durable = node.replica.durable, node.applied
             try:
                 return original(self)  # type: ignore[no-any-return]
             finally:
-                self.replica.durable = real
+                node.replica.durable = real
 
-        return checkpoint
+        return start
 
-    return _patched(Node, "_checkpoint", make)
+    return _patched(Checkpoints, "start", make)
 
 
 def _answers_abandoned_as_done() -> Any:

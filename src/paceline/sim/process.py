@@ -78,6 +78,10 @@ class Process:
         self._engine: Engine | None = None
         self.may_fail: bool = False
         """A fault that makes this process end by itself is under way."""
+        self.founds = name == cluster.founder
+        """Whether it founds the cluster when its disk is empty; whoever comes back with an empty disk joins."""
+        self.went_on_us = 0
+        """When it last went on after a stop."""
         self._rng = self.world.rng(f"process/{name}")
 
     # -- life and death --------------------------------------------------------------------
@@ -136,6 +140,31 @@ class Process:
         self.cluster.watch.power_cut(self)
         self.cluster.restart_later(self)
 
+    def stop(self, for_us: int) -> None:
+        """``SIGSTOP``, and ``SIGCONT`` after a while."""
+        life = self.life
+        if life is None or life.stopped:
+            return
+        self.world.trace(f"{self.name} stopped")
+        self.world.stop(life)
+        self.world.at(for_us, lambda: self._go_on(life))
+
+    def _go_on(self, life: Life) -> None:
+        if life.alive and life.stopped:
+            self.world.trace(f"{self.name} goes on")
+            self.went_on_us = self.world.now_us
+            self.world.go_on(life)
+
+    def go_on(self) -> None:
+        """``SIGCONT`` now."""
+        if self.life is not None:
+            self._go_on(self.life)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it does nothing now, or is still busy with what arrived while it did nothing."""
+        return self.life is not None and self.life.held is not None
+
     def _die(self) -> dict[str, bytes]:
         """Returns the database's files as they were visible at the end."""
         visible = self.place.visible() if self.place is not None else {}
@@ -173,7 +202,7 @@ class Process:
         self.files.mkdir(self.layout.database_directory)
         if identity.cluster is not None:
             self._open(identity)
-        elif self.cluster.founder == self.name:
+        elif self.founds:
             self._found(identity)
         else:
             self._join(identity)
@@ -236,7 +265,7 @@ class Process:
 
         def ask() -> None:
             for other in self.cluster.processes.values():
-                if other is self or not other.up or not other.node.leads:
+                if other is self or not other.up or other.stopped or not other.node.leads:
                     continue
                 passable = self.cluster.network.passes(self.name, other.name)
                 if not passable or not self.cluster.network.passes(other.name, self.name):
@@ -329,7 +358,8 @@ class Process:
         self.cluster.network.send(self.name, to, message)
 
     def fetch_snapshot(self, leader: NodeId) -> None:
-        self.fetcher.start(leader)
+        if self.fetcher.start(leader):
+            self.cluster.watch.noted(self, "fetching")
 
     def event(self, kind: str, details: dict[str, Any]) -> None:
         self.world.trace(f"{self.name} {kind} {sorted(details.items())}")
@@ -365,7 +395,7 @@ class Process:
     # -- network.Endpoint ---------------------------------------------------------------------------
 
     def accepts(self, caller: NodeId) -> bool:
-        if not self.up:
+        if not self.up or self.stopped:
             return False
         if not self.node.leads:
             return True
@@ -377,6 +407,10 @@ class Process:
         if self.up:
             self.node.connected(peer)
 
-    def received(self, sender: NodeId, message: Message) -> None:
+    def disconnected(self, peer: NodeId) -> None:
         if self.up:
-            self.node.receive(sender, message)
+            self.node.disconnected(peer)
+
+    def received(self, sender: NodeId, incarnation: str, message: Message) -> None:
+        if self.up:
+            self.node.receive(sender, incarnation, message)

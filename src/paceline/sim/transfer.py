@@ -51,13 +51,15 @@ class Fetcher:
         self._busy = False
         self._receiving: _Receiving | None = None
 
-    def start(self, leader: NodeId) -> None:
+    def start(self, leader: NodeId) -> bool:
+        """False when one is under way already."""
         if self._busy or leader == self._process.name:
-            return
+            return False
         self._busy = True
         node = self._process.node
         node.begin_resync()
         node.on_state(self._local_pin, lambda local: self._begin(leader, local))
+        return True
 
     def _begin(self, leader: NodeId, local: Pin | None) -> None:
         self._receiving = _Receiving(self, self._process, leader, local)
@@ -86,6 +88,7 @@ class _Receiving:
         self._fetcher = fetcher
         self._process = process
         self._leader = leader
+        self._term = process.node.replica.term
         self._fresh = local is None
         self._local = local
         self._clear_the_way()
@@ -185,12 +188,16 @@ class _Receiving:
 
     def _install(self, plan: Plan) -> None:
         process, node = self._process, self._process.node
+        if node.replica.term != self._term:
+            self._fetcher.ended()
+            return
         try:
             node.begin_install()
         except PacelineError:
             self._fetcher.ended()
             return
         process.world.trace(f"{process.name} installs {plan.end.short} fresh={self._fresh}")
+        process.cluster.watch.noted(process, "installing")
         actions = InstallActions(
             files=process.files,
             anchor_path=process.paths.anchor,
@@ -278,8 +285,12 @@ class Sending:
     def _finish(self, receiver: _Receiving, name: NodeId, session: SendingSession) -> None:
         node = self._process.node
         position = Position.parse(session.offer.position)
+        process = self._process.cluster.processes[name]
+        member = node.replica.membership.member(name) if node.replica.membership else None
+        known = member is not None and member.incarnation == process.incarnation
         node.when_final(
-            position.index,
+            position,
+            name if known else None,
             node.ports.now_ms() + SNAPSHOT_PIN_SECONDS_MAX * 1000,
             lambda: self._reply(receiver, name, session.done()),
             lambda: self.forget(receiver),

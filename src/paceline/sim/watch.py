@@ -6,7 +6,7 @@ about to happen and call the original.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paceline.core.entry import Entry
@@ -30,6 +30,8 @@ class Watch:
         self.facts = Facts(cluster.oracle)
         self.events: dict[str, int] = {}
         """How often each kind of news was heard: for the report, and for vacuity."""
+        self.listener: Callable[[Process, str], None] = lambda process, kind: None
+        """Hears of transitions after which a fault would hurt most (``faults.py``)."""
         cluster.network.sent = self.sent
         cluster.world.after_step = self.after_step
 
@@ -46,6 +48,7 @@ class Watch:
 
         def watched_truncate(after: Index) -> None:
             self.facts.check_removal(process, after)
+            self.noted(process, "truncated")
             truncate(after)
 
         def watched_reset(base: Position) -> None:
@@ -78,8 +81,8 @@ class Watch:
         self.facts.check_end(process, error)
 
     def event(self, process: Process, kind: str, details: dict[str, Any]) -> None:
-        self.count(kind)
         self.facts.check_event(process, kind, details)
+        self.noted(process, "elected" if kind == "role" and details["role"] == "leader" else kind)
 
     def sent(self, sender: NodeId, to: NodeId, message: Message) -> None:
         self.count(type(message).__name__)
@@ -87,6 +90,10 @@ class Watch:
             self.facts.check_report(self.cluster.processes[sender], message)
         elif isinstance(message, VoteResponse):
             self.facts.check_vote(self.cluster.processes[sender], to, message)
+
+    def noted(self, process: Process, kind: str) -> None:
+        self.count(kind)
+        self.listener(process, kind)
 
     def count(self, kind: str) -> None:
         self.events[kind] = self.events.get(kind, 0) + 1

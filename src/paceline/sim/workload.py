@@ -1,8 +1,9 @@
 """Clients: they write unique values, read at every level, and never let go of a write.
 
 A write carries a request id and is repeated under it until its outcome is known, at whatever
-node leads by then.  All that a client was told is kept and judged: at once where the answer itself
-can be wrong, at the end where the future decides.
+node leads by then; now and then a client lets go of one that was only ever refused, which then must never happen.
+All that a client was told is kept and judged: at once where the answer itself
+can be wrong, at the end where the future decides (``histories.py``).
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import hashlib
 import random
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from paceline.core.durability import Level, parse_durability
 from paceline.core.entry import EntryKind
 from paceline.engines.base import WriteRequest
-from paceline.errors import PacelineError
+from paceline.errors import OutcomeUnknown, PacelineError
 from paceline.ids import Index, Position
 from paceline.node.replies import QueryReply, WriteReply
-from paceline.sim.statements import ADD, BAD, CREATE, ITEMS, SET, SHED, VACUUM, WEIGH
+from paceline.sim.histories import History, Ledger
+from paceline.sim.statements import ADD, BAD, CREATE, ITEMS, REGISTERS, SET, SHED, VACUUM, WEIGH
 from paceline.sim.world import Violation
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ __all__ = ["Client", "Workload"]
 
 _GRACE_US = 300_000
 _WAIT_FOR_LEADER_US = 20_000
+_KEYS = [str(key) for key in range(5)]
 
 
 class Client:
@@ -36,11 +42,14 @@ class Client:
         self.name = f"c{number}"
         self.rng: random.Random = self.cluster.world.rng(f"client/{number}")
         self._sqlite_rng = self.cluster.world.rng(f"client/{number}/sqlite")
+        self._more_rng = self.cluster.world.rng(f"client/{number}/more")
         self.token: str | None = None
         self.writes = 0
         self.pending: WriteRequest | None = None
         self._attempt = 0
         self._value = ""
+        self._may_have_happened = False
+        """Some attempt of the pending write got no answer, or an open one."""
 
     # -- what to do next ------------------------------------------------------------------
 
@@ -70,7 +79,7 @@ class Client:
         self._value = f"{self.name}-{self.writes}"
         statements: list[tuple[str, list[object]]] = [(ADD, [self._value])]
         if self.rng.random() < 0.3:
-            statements.append((SET, [self.rng.randrange(5), self._value]))
+            statements.append((SET, [self.rng.randrange(len(_KEYS)), self._value]))
         if self.rng.random() < 0.1:
             statements.append((WEIGH, [self._ballast(self.rng.randrange(2_000))]))
         if self.rng.random() < 0.05:
@@ -82,6 +91,9 @@ class Client:
             request_id=self._value.encode(),
             client=self.name,
         )
+        key = next((str(args[0]) for sql, args in statements if sql == SET), None)
+        self.workload.history.write(self._value, key, self.cluster.world.now_us)
+        self._may_have_happened = False
         self._send()
 
     def _ballast(self, size: int) -> bytes:
@@ -101,10 +113,12 @@ class Client:
         return statements
 
     def _send(self) -> None:
-        request = self.pending
-        assert request is not None
+        assert self.pending is not None
         if self.workload.closing:
-            request.durability = "quorum"  # a level may be out of reach for good
+            self.pending.durability = "quorum"  # a level may be out of reach for good
+        request = msgspec.structs.replace(
+            self.pending, deadline=None
+        )  # answers to earlier attempts speak of those
         self._attempt += 1
         attempt = self._attempt
         process = self._leader()
@@ -113,7 +127,6 @@ class Client:
         if process is None:
             return
         life = process.life
-        request.deadline = None
 
         def answer(reply: WriteReply | PacelineError) -> None:
             if isinstance(reply, WriteReply) and reply.receipt is not None and reply.outcome.error is None:
@@ -123,6 +136,7 @@ class Client:
                     reply.receipt,
                     request.request_id.decode(),  # type: ignore[union-attr]
                 )
+                self.workload.told(request, reply)
             self._after(self.cluster.network.delay_us(), lambda: self._answered(attempt, reply))
 
         def arrive() -> None:
@@ -144,6 +158,7 @@ class Client:
         """No answer came: repeat under the same request id."""
         if attempt == self._attempt and self.pending is not None:
             self.workload.count("no answer")
+            self._may_have_happened = True
             self._send()
 
     def _answered(self, attempt: int, reply: WriteReply | PacelineError) -> None:
@@ -152,19 +167,39 @@ class Client:
         self._attempt += 1
         if isinstance(reply, PacelineError):
             self.workload.count(type(reply).__name__)
+            self._may_have_happened = self._may_have_happened or isinstance(reply, OutcomeUnknown)
+            self._perhaps_give_up()
             self._after(self.rng.randint(10_000, 100_000), self._next)
             return
         self.pending = None
         self.workload.count("ok" if reply.outcome.error is None else "failed")
+        if reply.outcome.error is not None and not self._may_have_happened:
+            self.workload.ledger.failed.add(self._value)
+            self.workload.history.failed(self._value)
         if reply.receipt is not None:
             self.token = reply.receipt.position
         self._pause()
+
+    def _perhaps_give_up(self) -> None:
+        """The write was refused: it must never happen, unless an earlier attempt may have."""
+        share = self.cluster.options.gives_up
+        if not share or self._may_have_happened or self.workload.closing or self._more_rng.random() >= share:
+            return
+        self.workload.count("let go")
+        self.workload.ledger.refused.add(self._value)
+        self.workload.history.failed(self._value)
+        self.pending = None
 
     # -- reads -----------------------------------------------------------------------------
 
     def _read(self) -> None:
         level = self.rng.choice(("local", "session", "leader"))
         process = self._leader() if level == "leader" else self._anybody()
+        sql = ITEMS
+        if share := self.cluster.options.strict_reads:
+            level = "linearizable" if self._more_rng.random() < share else level
+            sql = REGISTERS if self._more_rng.random() < 0.4 else ITEMS
+        began = self.cluster.world.now_us
         self._attempt += 1
         attempt = self._attempt
         timeout_ms = self.rng.choice((100, 1_000))
@@ -175,14 +210,14 @@ class Client:
 
         def answer(reply: QueryReply | PacelineError) -> None:
             if isinstance(reply, QueryReply):
-                self.workload.check_read(process, level, token, reply)
+                self.workload.check_read(process, level, token, reply, sql, began)
             self._after(self.cluster.network.delay_us(), lambda: self._read_answered(attempt, level, reply))
 
         def arrive() -> None:
             if life is not None and life.alive and process.up:
                 life.call(
                     lambda: process.node.reads.submit(
-                        ITEMS, [], read=level, token=token, timeout_ms=timeout_ms, done=answer
+                        sql, [], read=level, token=token, timeout_ms=timeout_ms, done=answer
                     )
                 )
 
@@ -246,8 +281,8 @@ class Workload:
         self.closing = False
         """No new operations; what is pending finishes."""
         self.counts: dict[str, int] = {}
-        self.shown: list[tuple[Position, list[str]]] = []
-        """What reads at level ``leader`` showed: it must never be taken back."""
+        self.history = History()
+        self.ledger = Ledger()
         self.clients = [Client(self, number) for number in range(1, cluster.options.clients + 1)]
 
     def begin(self) -> None:
@@ -267,19 +302,42 @@ class Workload:
     def finished(self) -> bool:
         return all(client.pending is None for client in self.clients)
 
-    def check_read(self, process: Process, level: str, token: str | None, reply: QueryReply) -> None:
+    def told(self, request: WriteRequest, reply: WriteReply) -> None:
+        """A client is being told that its write is done."""
+        level = parse_durability(request.durability).level
+        lasting = {Level.QUORUM, Level.ALL} if self.cluster.options.authority == "auto" else set(Level)
+        if (
+            level is Level.ASYNC
+            or level not in lasting
+            or request.request_id is None
+            or reply.receipt is None
+        ):
+            return
+        value = request.request_id.decode()
+        if level in (Level.QUORUM, Level.ALL):
+            self.history.acknowledged(value, self.cluster.world.now_us)
+        indexes = self.ledger.told.setdefault(value, [])
+        if reply.outcome.repeated_at is None:
+            indexes.append(reply.receipt.index)
+
+    def check_read(
+        self, process: Process, level: str, token: str | None, reply: QueryReply, sql: str, began: int
+    ) -> None:
         facts = self.cluster.watch.facts
         facts.check_step(process)  # a commit may have released this answer just now
-        items = [str(row[0]) for row in reply.result.rows]
+        found: list[str] | dict[str, str] = [str(row[0]) for row in reply.result.rows]
+        if sql == REGISTERS:
+            found = {str(key): str(value) for key, value in reply.result.rows}
         position = Position.parse(reply.position) if reply.position else None
-        if level == "leader" and position is not None:
+        if level in ("leader", "linearizable") and position is not None:
             committed = position.index < len(facts.committed) and facts.committed[position.index] == position
             facts.judge("leader_read_is_committed", committed, f"{process.name} shows {position.short}")
-            facts.judge(
-                "leader_read_equals_replay",
-                items == facts.oracle.at(position.index).items,
-                f"{process.name} at {position.short}",
-            )
+            replayed = facts.oracle.at(position.index)
+            wanted = replayed.registers if sql == REGISTERS else replayed.items
+            facts.judge("leader_read_equals_replay", found == wanted, f"{process.name} at {position.short}")
+        # With elections a deposed leader answers at level ``leader`` for a while longer.
+        if level == "linearizable" or (level == "leader" and self.cluster.options.authority == "designated"):
+            self._check_strict(process, found, began)
         if token is not None and position is not None:
             asked = Position.parse(token)
             least, log = asked.index, process.node.log
@@ -291,9 +349,21 @@ class Workload:
                 f"{process.name} answers {position.short} to a token of {asked.short}",
             )
 
+    def _check_strict(self, process: Process, found: list[str] | dict[str, str], began: int) -> None:
+        now_us = self.cluster.world.now_us
+        if isinstance(found, dict):
+            self.history.read_registers(found, _KEYS, began, now_us)
+        else:
+            why = self.history.read_items(found, began, now_us)
+            self.cluster.watch.facts.judge("read_is_linearizable", why is None, f"{process.name}: {why}")
+
     def check_nothing_lost(self) -> None:
-        """At the end every finished write of every client stands in the history exactly once."""
+        """At the end every finished write stands in the history exactly once, in an order that explains all reads."""
         facts = self.cluster.watch.facts
-        items = facts.oracle.at(facts.oracle.index).items
-        if len(items) != len(set(items)):
+        replayed = facts.oracle.at(facts.oracle.index)
+        if len(replayed.items) != len(set(replayed.items)):
             raise Violation("nothing_applied_twice", "the committed history has a value twice")
+        why = self.ledger.judge(facts.oracle.ran_at)
+        facts.judge("exactly_once", why is None, str(why))
+        why = self.history.judge(replayed.registers)
+        facts.judge("registers_are_linearizable", why is None, str(why))

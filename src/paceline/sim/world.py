@@ -36,12 +36,30 @@ class Violation(Exception):
 
 
 class Life:
-    """One incarnation of a process.  ``call`` runs its code and deals with whatever that raises."""
+    """One incarnation of a process.
+
+    ``call`` runs its code and deals with whatever that raises; while the process is stopped (as by SIGSTOP) it only
+    notes what is to be run: everything that arrives meanwhile happens, in order, when it goes on.
+    """
 
     def __init__(self, name: str, call: Callable[[Callable[[], object]], None]) -> None:
         self.name = name
         self.alive = True
-        self.call = call
+        self.stopped = False
+        self.held: deque[Callable[[], object]] | None = None
+        """What waits; None when nothing has to."""
+        self._call = call
+
+    def call(self, what: Callable[[], object]) -> None:
+        if self.held is not None:
+            self.held.append(what)
+        else:
+            self._call(what)
+
+    def call_next(self) -> None:
+        """The oldest of what waits."""
+        assert self.held
+        self._call(self.held.popleft())
 
 
 class World:
@@ -65,6 +83,27 @@ class World:
         assert delay_us >= 0
         self._seq += 1
         heapq.heappush(self._heap, (self.now_us + delay_us, self._seq, life, call))
+
+    def stop(self, life: Life) -> None:
+        """From now on nothing happens in this process; the clocks go on."""
+        life.stopped = True
+        if life.held is None:
+            life.held = deque()
+
+    def go_on(self, life: Life) -> None:
+        """The process runs again: first everything that arrived meanwhile."""
+        life.stopped = False
+        self._catch_up(life)
+
+    def _catch_up(self, life: Life) -> None:
+        if life.stopped or not life.alive or life.held is None:
+            return
+        if not life.held:
+            life.held = None
+            return
+        life.call_next()
+        self.after_step(life)
+        self.at(1, lambda: self._catch_up(life))
 
     def step(self) -> bool:
         """The next event; False when there is none."""

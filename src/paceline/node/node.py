@@ -243,6 +243,7 @@ class Node:
             "not in the leader's log",
             entries,
             self.notes_of(entries),
+            acknowledged=self.acknowledged(entries),
             time_us=self.ports.wall_us(),
             term_now=self.replica.term,
         )
@@ -257,6 +258,10 @@ class Node:
     def notes_of(self, entries: Sequence[Entry]) -> dict[Index, bytes]:
         """The bodies of the local records beside these entries."""
         return {entry.index: note for entry in entries if (note := self.log.local(entry.index)) is not None}
+
+    def acknowledged(self, entries: Sequence[Entry]) -> dict[Index, frozenset[str]]:
+        """At which levels their requests were acknowledged, where this process knows it."""
+        return {e.index: told for e in entries if (told := self.acks.told(e.term, e.index)) is not None}
 
     def _role_changed(self) -> None:
         leader = self.replica.leader

@@ -26,6 +26,7 @@ _BEHIND_MAX = 10_000
 """Entries that the target may lack when the switch begins: writes wait for it."""
 _UNAPPLIED_MAX = 1_000
 """Entries that the target may apply after its election, before it takes the first write."""
+_FULL_DISK_RETRY_MS = 2_000
 _POLL_MS = 5
 _ELECTION_MS = 1_500
 """What the target gets to be elected before this node takes writes again."""
@@ -39,6 +40,7 @@ class Switching:
         self._deadline_ms = 0
         self._began_ms = 0
         self._handed_over_ms: int | None = None
+        self._next_try_ms = 0
 
     @property
     def pausing(self) -> bool:
@@ -131,6 +133,7 @@ class Switching:
         return progress.durable == commit == last and progress.applied + _UNAPPLIED_MAX >= last
 
     def tick(self, now_ms: int) -> None:
+        self._leave_a_full_disk(now_ms)
         handed_over_ms = self._handed_over_ms
         if self._target is not None and handed_over_ms is not None and now_ms > handed_over_ms + _ELECTION_MS:
             self._end(
@@ -139,6 +142,15 @@ class Switching:
                     hint="see the log of that node",
                 )
             )
+
+    def _leave_a_full_disk(self, now_ms: int) -> None:
+        """A leader that cannot write its log hands over to somebody who can."""
+        node, membership = self._node, self._node.replica.membership
+        if node.disk_full is None or not node.leads or self._target is not None or now_ms < self._next_try_ms:
+            return
+        self._next_try_ms = now_ms + _FULL_DISK_RETRY_MS
+        if membership is not None and membership.settings.authority == "auto" and len(membership.voters) > 1:
+            self.start(None, _FULL_DISK_RETRY_MS, lambda _: None)
 
     def role_changed(self) -> None:
         """This node's role or its leader changed: that may be what was waited for."""

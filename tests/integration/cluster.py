@@ -126,6 +126,10 @@ class Node:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def signal_stop(self) -> None:
+        """It stands still; ``paused`` does it for a block."""
+        self.signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         self.wait()

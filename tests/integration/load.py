@@ -19,7 +19,7 @@ from cluster import Cluster, Node, eventually
 
 from paceline.errors import OutcomeUnknown, PacelineError
 
-__all__ = ["Filling", "Load", "Readers", "make_tables"]
+__all__ = ["Filling", "Fresh", "Load", "Readers", "make_tables"]
 
 
 def make_tables(cluster: Cluster) -> None:
@@ -56,7 +56,7 @@ class Load:
         self._through = through
         self._durability = durability
         self._body_bytes = body_bytes
-        self._writers = range(first, first + writers)
+        self.writers = range(first, first + writers)
         self._timeout_ms = timeout_ms
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class Load:
         self.unknown: set[tuple[int, int]] = set()
         self.refused: dict[tuple[int, int], PacelineError] = {}
         self._threads = [
-            threading.Thread(target=self._run, args=(number,), daemon=True) for number in self._writers
+            threading.Thread(target=self._run, args=(number,), daemon=True) for number in self.writers
         ]
         self._broken: list[BaseException] = []
 
@@ -128,7 +128,7 @@ class Load:
         for node in nodes or cluster.running:
             found = [(w, n) for w, n in node.query("SELECT writer, n FROM ledger")]
             assert node.query("SELECT value FROM counter") == [[len(found)]]
-            rows = Counter((w, n) for w, n in found if w in self._writers)
+            rows = Counter((w, n) for w, n in found if w in self.writers)
             assert len(self.acknowledged) > 0
             lost = self.acknowledged - set(rows)
             assert not lost, f"{node.name} lost {len(lost)} acknowledged writes, e.g. {sorted(lost)[:5]}"
@@ -138,6 +138,57 @@ class Load:
             assert not ghosts, f"{node.name} has refused writes: {[(k, self.refused[k]) for k in ghosts][:3]}"
             assert set(rows) <= self.acknowledged | self.unknown
         cluster.assert_equal()
+
+
+class Fresh:
+    """Linearizable reads in the background, at every one of ``nodes``: an answer shows all that was acknowledged before
+    it was asked for, or there is none.
+    """
+
+    def __init__(self, load: Load, *nodes: Node) -> None:
+        self._load = load
+        self._stop = threading.Event()
+        self.answers: Counter[str] = Counter()
+        self._faults: list[str] = []
+        self._threads = [threading.Thread(target=self._run, args=(node,), daemon=True) for node in nodes]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive(), "a reader hangs"
+        if kind is None:
+            assert not self._faults, self._faults[:3]
+
+    def _run(self, node: Node) -> None:
+        first, last = self._load.writers[0], self._load.writers[-1]
+        sql = f"SELECT count(*) FROM ledger WHERE writer BETWEEN {first} AND {last}"
+        while not self._stop.is_set():
+            with node.client(timeout_ms=1_000) as client:
+                try:
+                    while not self._stop.wait(0.01):
+                        known = len(self._load.acknowledged)
+                        rows = client.query(sql, read="linearizable").rows
+                        if rows[0][0] < known:  # type: ignore[operator]
+                            self._faults.append(
+                                f"{node.name} showed {rows[0][0]} rows of {known} acknowledged"
+                            )
+                        self.answers[node.name] += 1
+                except (PacelineError, OSError):
+                    self._stop.wait(0.05)
+
+    def more(self, *nodes: Node) -> None:
+        """Wait for further answers of these."""
+        for node in nodes:
+            goal = self.answers[node.name] + 3
+            eventually(f"linearizable reads at {node.name}", lambda: self.answers[node.name] >= goal)  # noqa: B023
 
 
 _READER = """

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 from cluster import Cluster, Node, eventually
 from conftest import MakeCluster
-from load import Load, Readers, make_tables
+from load import Fresh, Load, Readers, make_tables
 
 from paceline.errors import PacelineError
 
@@ -110,8 +110,10 @@ def test_paused_leader_is_replaced_and_answers_nothing_wrong_afterwards(make_clu
     term = old.status()["term"]
     rest = [node for node in cluster.nodes.values() if node is not old]
     its_own = Load(cluster, through=(old.name,), first=100, timeout_ms=60_000)
-    with its_own, Load(cluster, through=tuple(n.name for n in rest)) as load, old.client() as reader:
+    load = Load(cluster, through=tuple(n.name for n in rest))
+    with its_own, load, Fresh(load, *cluster.nodes.values()) as fresh, old.client() as reader:
         load.more()
+        fresh.more(*cluster.nodes.values())
         its_own.more()
         reader.query("SELECT 1", read="leader")
         with old.paused():
@@ -131,6 +133,7 @@ def test_paused_leader_is_replaced_and_answers_nothing_wrong_afterwards(make_clu
             assert found.rows[0][0] >= confirmed, f"a stale answer at level {level}"  # type: ignore[operator]
         its_own.more()
         load.more()
+        fresh.more(*cluster.nodes.values())
     cluster.wait_ready()
     for one in (its_own, load):
         one.assert_kept()

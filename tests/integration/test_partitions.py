@@ -10,7 +10,7 @@ import time
 import pytest
 from cluster import Cluster, Node, eventually
 from conftest import MakeCluster
-from load import Load, make_tables
+from load import Fresh, Load, make_tables
 
 from paceline.errors import PacelineError
 from paceline.limits import ELECTION_TIMEOUT_MS
@@ -55,9 +55,10 @@ def test_isolated_leader_stops_acknowledging_steps_down_and_comes_back(make_clus
     term = old.status()["term"]
     theirs = Load(cluster, through=names(rest))
     its_own = Load(cluster, through=(old.name,), first=100, timeout_ms=60_000)
-    with theirs, its_own, old.client() as client:
+    with theirs, its_own, Fresh(theirs, *cluster.nodes.values()) as fresh, old.client() as client:
         theirs.more()
         its_own.more()
+        fresh.more(*cluster.nodes.values())
         cluster.proxy.isolate(old.name, cluster.nodes)
         began = time.monotonic()
         time.sleep(0.2)  # what was committed before the cut is still answered
@@ -66,6 +67,7 @@ def test_isolated_leader_stops_acknowledging_steps_down_and_comes_back(make_clus
         assert time.monotonic() - began < PATIENCE_SECONDS + SLACK_SECONDS
         new = cluster.wait_for_leader(among=rest, after=term)
         theirs.more()
+        fresh.more(*rest)
         for level in ("leader", "linearizable"):
             with pytest.raises(PacelineError):
                 client.query("SELECT count(*) FROM ledger", read=level, timeout_ms=700)
@@ -76,6 +78,7 @@ def test_isolated_leader_stops_acknowledging_steps_down_and_comes_back(make_clus
         its_own.more()
         eventually("the old leader follows", lambda: old.status()["leader"] == new.name)
         assert cluster.wait_for_leader() is new, "who comes back disturbs nobody"
+        fresh.more(*cluster.nodes.values())
     assert not theirs.unknown
     assert_whole(cluster, theirs, its_own)
 
@@ -190,7 +193,7 @@ def test_link_that_flaps_changes_no_leader_and_loses_nothing(make_cluster: MakeC
 @pytest.mark.slow
 def test_leader_that_flaps_is_replaced_and_nothing_is_lost(make_cluster: MakeCluster) -> None:
     cluster, _, _ = parted(make_cluster)
-    with Load(cluster, writers=6) as load:
+    with Load(cluster, writers=6) as load, Fresh(load, *cluster.nodes.values()):
         for seconds in (0.3, 2.5, 0.6, 3.0, 1.0, 2.0):
             load.more()
             cluster.proxy.isolate(cluster.leader.name, cluster.nodes)

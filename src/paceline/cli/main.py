@@ -35,6 +35,8 @@ COMMANDS: Final[dict[str, str]] = {
     "sql": "Run SQL and print the result.",
     "shell": "Type SQL; history and completion.",
     "node": "Add, remove and list nodes.",
+    "failover": "Move the leadership to another node.",
+    "lost": "Show writes that a failover took back.",
     "writes": "Stop and start writes on the whole cluster.",
     "backup": "Copy the database of a running cluster to a file.",
     "restore": "Make a new cluster directory from a backup.",

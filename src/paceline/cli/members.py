@@ -47,6 +47,20 @@ class Overview:
             and all(row["up"] and row["health"] == "ok" for row in self.rows)
         )
 
+    @property
+    def voters(self) -> tuple[int, int]:
+        """How many voters can be reached, and how many there are: by the leader, without one from here."""
+        told = (self.view or {}).get("voters") or {}
+        voters = [row for row in self.rows if row["voting"] == "voter"]
+        if told.get("reachable") is not None:
+            return int(told["reachable"]), int(told["count"])
+        return sum(row["up"] for row in voters), int(told.get("count", len(voters)))
+
+    @property
+    def lost(self) -> dict[str, dict[str, Any]]:
+        """Nodes that keep lost writes, with their counts."""
+        return {row["name"]: row["lost"] for row in self.rows if (row["lost"] or {}).get("ranges")}
+
     def row(self, name: str) -> dict[str, Any] | None:
         return next((row for row in self.rows if row["name"] == name), None)
 
@@ -128,6 +142,7 @@ def _row(member: dict[str, Any], own: NodeStatus | None, leading: bool) -> dict[
         "http": member.get("http"),
         "database": (source.get("database") or {}).get("path"),
         "progress": source.get("progress"),
+        "lost": source.get("lost"),
     }
 
 

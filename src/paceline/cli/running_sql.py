@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["READ_LEVELS", "Answer", "ReadLevel", "receipt_line", "run_sql"]
 
 ReadLevel = Literal["local", "session", "leader", "linearizable"]
-READ_LEVELS: Final[dict[str, ReadLevel]] = {"local": "local", "session": "session", "leader": "leader"}
+READ_LEVELS: Final[dict[str, ReadLevel]] = {
+    "local": "local",
+    "session": "session",
+    "leader": "leader",
+    "linearizable": "linearizable",
+}
 
 
 class Answer(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from paceline.cli.members import Overview
-from paceline.cli.text import human_bytes, human_ms, human_seconds, short_position
+from paceline.cli.text import human_bytes, human_ms, human_seconds, plural, short_position
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -99,6 +99,24 @@ def _headline(overview: Overview) -> str:
     return "   ".join(parts)
 
 
+def _standing(overview: Overview) -> str:
+    """Who may lead, and whether there is a majority to elect."""
+    if overview.view is None:
+        return ""
+    reachable, count = overview.voters
+    style = "green" if reachable == count else "yellow" if 2 * reachable > count else "red"
+    shown = f"[{style}]{reachable} of {count}[/]"
+    return f"authority {overview.view.get('authority') or '-'}   voters reachable {shown}"
+
+
+def _lost(overview: Overview) -> str:
+    if not overview.lost:
+        return ""
+    requests = sum(int(lost.get("requests", 0)) for lost in overview.lost.values())
+    nodes = ", ".join(overview.lost)
+    return f"[yellow]{plural(requests, 'lost write')} in custody[/] of {nodes}: paceline lost list"
+
+
 def _footline(overview: Overview) -> str:
     view = overview.view
     if view is None:
@@ -118,7 +136,8 @@ def status_view(overview: Overview, width: int) -> RenderableType:
     """The whole of ``paceline status``."""
     from rich.console import Group
 
-    parts: list[RenderableType] = [_headline(overview), ""]
+    heads = [_headline(overview), _standing(overview), _lost(overview)]
+    parts: list[RenderableType] = [*(line for line in heads if line), ""]
     if overview.rows:
         parts.append(members_table(overview, width))
     foot = _footline(overview)

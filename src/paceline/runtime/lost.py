@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from paceline.client.aio import AsyncClient
 from paceline.core.entry import Entry
 from paceline.engines.base import Pin
 from paceline.errors import PacelineError, Unavailable, UsageError
 from paceline.ids import Index, Position
 from paceline.limits import LOST_HISTORY_BYTES_MAX, MIB
+from paceline.runtime.asking import member_client
 
 if TYPE_CHECKING:
     from paceline.runtime.process import NodeProcess
@@ -148,7 +148,7 @@ class LostWrites:
             try:
                 if name == own:
                     return name, await self.here(params)
-                async with AsyncClient([address], timeout_ms=_ASK_MS) as client:
+                async with member_client(address, _ASK_MS) as client:
                     return name, await client.ask("lost_here", **params)
             except PacelineError as error:
                 return name, error

@@ -21,6 +21,7 @@ from paceline.ids import Index, NodeId, Position
 from paceline.limits import DEPOSED_PATIENCE_SECONDS, FORWARD_PATIENCE_SECONDS
 from paceline.node.acks import Done
 from paceline.node.replies import QueryReply, Receipt, WriteReply
+from paceline.runtime.asking import member_client
 from paceline.runtime.events import Subscription
 from paceline.runtime.forwarding import Forwarder
 from paceline.runtime.lost import LostWrites
@@ -245,7 +246,7 @@ class NodeService:
         address = self._leader_address()
         if found["outcome"] in ("pending", "unknown") and address is not None:
             try:
-                async with AsyncClient([address], direct=True, timeout_ms=_ASK_MS) as leader:
+                async with member_client(address, _ASK_MS, direct=True) as leader:
                     told = await leader.outcome_details(str(place))
             except PacelineError:
                 return found

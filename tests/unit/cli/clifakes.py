@@ -137,3 +137,5 @@ class FakeClient:
         self._call("admin", op, params)
         answers = self.admin_answers.get(op)
         return answers.pop(0) if answers else {}
+
+    ask = admin

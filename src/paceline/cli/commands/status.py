@@ -24,15 +24,22 @@ def _as_json(overview: Overview) -> dict[str, Any]:
 
 
 def _watch(target: Target, seconds: float) -> None:
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
+    from paceline.cli.happenings import Happenings
     from paceline.cli.tables import console, status_view
 
-    screen = console()
+    screen, happenings = console(), Happenings()
+    happenings.follow(target.addresses)
     with Live(console=screen, auto_refresh=False, screen=screen.is_terminal) as live:
         while True:
             started = time.monotonic()
-            live.update(status_view(look(target), screen.width), refresh=True)
+            overview = look(target)
+            happenings.follow([row["address"] for row in overview.rows if row["address"]])
+            events = [Text(line, overflow="ellipsis", no_wrap=True) for line in happenings.lines]
+            live.update(Group(status_view(overview, screen.width), "", *events), refresh=True)
             time.sleep(max(0.1, seconds - (time.monotonic() - started)))
 
 
@@ -50,7 +57,8 @@ def _watch(target: Target, seconds: float) -> None:
 def command(directory: str | None, connect: str | None, watch: bool, interval: float, as_json: bool) -> None:
     """Show members, roles, positions, lag and health.
 
-    The exit code is 1 when there is no leader or a member is not well. With
+    With --watch also what happens meanwhile: changes of leader and members,
+    lost writes, incidents. The exit code is 1 when there is no leader or a member is not well. With
     --json --watch: one JSON object a line.
     """
     target = resolve(directory, connect)

@@ -50,7 +50,7 @@ class _Execute(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class _Query(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     sql: str
     args: JsonArgs = []
-    read: ReadLevel = "local"
+    read: ReadLevel | None = None
     token: str | None = None
     timeout_ms: Timeout | None = None
 
@@ -197,7 +197,11 @@ class HttpApi:
         args = args_from_json(query.args, "$.args")
         check_args(args)
         reply = await self._service.query(
-            query.sql, args, read=query.read, token=query.token, timeout_ms=check_timeout(query.timeout_ms)
+            query.sql,
+            args,
+            read=query.read or ("session" if query.token else "local"),
+            token=query.token,
+            timeout_ms=check_timeout(query.timeout_ms),
         )
         result = reply.result
         shape = {

@@ -91,6 +91,7 @@ class FakeService:
         self.submitted = asyncio.Event()
         self.query_gate: asyncio.Event | None = None
         self.queries = 0
+        self.levels: list[str] = []
         self.streams: list[Events] = []
         self.subscribed = asyncio.Event()
         self.ready = True
@@ -123,6 +124,7 @@ class FakeService:
         self, sql: str, args: Any, *, read: str, token: str | None, timeout_ms: int
     ) -> QueryReply:
         self.queries += 1
+        self.levels.append(read)
         if self.query_gate is not None:
             await self.query_gate.wait()
         if token == "lost":

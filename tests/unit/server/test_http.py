@@ -232,6 +232,13 @@ async def test_a_lost_token_is_409(node: Node) -> None:
     assert (await node.post(QUERY, {"sql": "SELECT 1", "token": "lost"})).status == 409
 
 
+async def test_a_token_without_a_level_asks_for_its_session(node: Node) -> None:
+    for more in ({}, {"token": "tok"}, {"token": "tok", "read": "local"}):
+        await node.post(QUERY, {"sql": "SELECT 1", **more})
+    await node.get(f"{QUERY}?sql=SELECT%201&token=tok")
+    assert node.service.levels == ["local", "session", "local", "session"]
+
+
 async def test_a_bug_is_500_without_a_traceback_and_reaches_the_loop(node: Node) -> None:
     seen: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: seen.append(context["exception"]))

@@ -48,9 +48,11 @@ def _as_json(answers: list[Answer]) -> dict[str, Any]:
 @click.argument("args", nargs=-1)
 @target_options
 @click.option(
-    "--read", type=click.Choice(list(READ_LEVELS)), default="local", show_default=True, help="Level of reads."
+    "--read",
+    type=click.Choice(list(READ_LEVELS)),
+    help="Level of reads.  [default: session with --token, else local]",
 )
-@click.option("--token", metavar="POSITION", help="With --read session: see at least this position.")
+@click.option("--token", metavar="POSITION", help="See at least this position.")
 @click.option(
     "--durability", metavar="LEVEL", help="What a write waits for, e.g. local, 'any 1', quorum, all."
 )
@@ -62,7 +64,7 @@ def command(
     args: tuple[str, ...],
     directory: str | None,
     connect: str | None,
-    read: str,
+    read: str | None,
     token: str | None,
     durability: str | None,
     timeout_ms: int | None,
@@ -94,7 +96,7 @@ def command(
             client,
             text,
             values,
-            read=READ_LEVELS[read],
+            read=READ_LEVELS[read or ("session" if token else "local")],
             token=token,
             durability=durability,
             timeout_ms=timeout_ms,

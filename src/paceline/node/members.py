@@ -37,12 +37,16 @@ class Members:
             self._node.ports.event("membership", members=[m.name for m in membership.members])
 
     def admit(self, candidate: Member) -> Membership:
-        """Leader: let ``candidate`` in as a learner (again, and nothing happens); raises when it may not come in."""
+        """Leader: let ``candidate`` in as a learner (again, and nothing happens); raises when it may not come in.
+
+        The answer is a committed membership.  Before it is committed the caller is told to ask again: a new leader
+        might not know of it, and the caller would be a stranger with a data directory.
+        """
         membership = self._leading()
         known = membership.member(candidate.name)
         wanted = msgspec.structs.replace(candidate, voter=known.voter if known else False)
         if known == wanted:
-            return membership
+            return self._committed_with(candidate)
         if known is not None and known.incarnation != candidate.incarnation:
             if known.voter and len(membership.voters) == 1:
                 raise UsageError(f"{known.name} is the last voter")
@@ -52,9 +56,16 @@ class Members:
                     hint="stop one of the two; each node needs a name of its own",
                 )
             wanted = msgspec.structs.replace(candidate, voter=False)
-        changed = membership.with_member(wanted)
-        self._change(changed)
-        return changed
+        self._change(membership.with_member(wanted))
+        return self._committed_with(candidate)
+
+    def _committed_with(self, candidate: Member) -> Membership:
+        replica = self._node.replica
+        found = replica.history.at(replica.commit)
+        member = found[1].member(candidate.name) if found else None
+        if found is None or member is None or member.incarnation != candidate.incarnation:
+            raise Unavailable(f"{candidate.name} is being let in", hint="repeat in a moment")
+        return found[1]
 
     def _heard_lately(self, member: Member) -> bool:
         replica = self._node.replica

@@ -128,7 +128,8 @@ class Rewinding:
     def _undo_logged(self, fork: Index, entries: list[Entry]) -> None:
         node, began_ms = self._node, self._node.ports.now_ms()
         notes, acknowledged = node.notes_of(entries), node.acknowledged(entries)
-        executed = [entry for entry in entries if entry.index <= node.applied and entry.kind in _CHANGES]
+        whole = node.log.entries(self._before_transaction(fork), bytes_max=1 << 40)
+        executed = [entry for entry in whole if entry.index <= node.applied and entry.kind in _CHANGES]
 
         def work() -> None:
             node.custody.keep(
@@ -157,6 +158,13 @@ class Rewinding:
             self._failed(error)
 
         node.run_state(work, done, failed)
+
+    def _before_transaction(self, fork: Index) -> Index:
+        """Where the undo ends: history may fork between the parts of a transaction, which is undone as a whole."""
+        log = self._node.log
+        while fork > log.base.index and log.kind_at(fork) is EntryKind.TXN_PART:
+            fork = Index(fork - 1)
+        return fork
 
     def installed(self) -> None:
         """A snapshot has replaced the database."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Acknowledged", "Facts"]
 
 _STATE_CHECK_EVERY = 4
+_STEP_DOWN_US = 300_000
+"""A tick comes late, the loop is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class _Seen:
     claimed: int = 0
     role: Role = Role.FOLLOWER
     checked_applied: int = 0
+    led: int = 0
+    """The end of its log when it last led: so far it may have been executing or applying."""
 
 
 class Facts:
@@ -60,6 +64,8 @@ class Facts:
         self.committed: list[Position] = [GENESIS]
         self.acknowledged: list[Acknowledged] = []
         self._leaders: dict[int, NodeId] = {}
+        self._newest_reign: tuple[int, int] = (0, 0)
+        """Its term, and when it began (us)."""
         self._votes: dict[tuple[int, str], NodeId] = {}
         self._terms: dict[str, int] = {}
         """By incarnation: what its disk held for certain when it died."""
@@ -91,9 +97,14 @@ class Facts:
         if replica.commit != seen.commit:
             self._check_commit(process, seen.commit)
             seen.commit = replica.commit
+        if replica.role is Role.LEADER:
+            seen.led = replica.last.index
         if node.applied != seen.applied:
+            further = node.applied > seen.applied
             seen.applied = node.applied
-            self._check_applied(process, seen)
+            self._check_applied(process, seen, further)
+        if replica.role is Role.LEADER and replica.term < self._newest_reign[0] and self._elected(process):
+            self._check_deposed(process)
         log = node.log
         if log.durable.index > log.last.index:
             raise Violation("durable_within_log", f"{process.name}: {log.durable} > {log.last}")
@@ -106,8 +117,21 @@ class Facts:
         term, name = process.node.replica.term, process.name
         first = self._leaders.setdefault(term, name)
         self.judge("one_leader_per_term", first == name, f"term {term}: {first} and {name}")
+        self._newest_reign = max(self._newest_reign, (term, process.world.now_us))
         for position in self.committed[1:]:
             self._judge_in_log("leader_has_committed", process, position)
+
+    def _check_deposed(self, process: Process) -> None:
+        """Check-quorum: whoever leads an old term hears of no majority any more, and steps down before long."""
+        if process.stopped:
+            return
+        since_us = max(self._newest_reign[1], process.went_on_us)
+        limit_us = 2_000 * process.node.replica.timing.election_timeout_ms + _STEP_DOWN_US
+        self.judge(
+            "deposed_leader_steps_down",
+            process.world.now_us - since_us < limit_us,
+            f"{process.name} still leads term {process.node.replica.term}, {self._newest_reign[0]} has a leader",
+        )
 
     def _judge_in_log(self, rule: str, process: Process, position: Position) -> None:
         log = process.node.log
@@ -211,9 +235,10 @@ class Facts:
                 found.add(str(member.name))
         return found
 
-    def _check_applied(self, process: Process, seen: _Seen) -> None:
+    def _check_applied(self, process: Process, seen: _Seen, further: bool) -> None:
+        """A deposed leader has executed what may still be committed, and goes back only as far as history forks."""
         node, replica = process.node, process.node.replica
-        if replica.role is not Role.LEADER:
+        if replica.role is not Role.LEADER and further and node.applied > seen.led:
             self.judge(
                 "applied_within_commit_and_durable",
                 node.applied <= min(replica.commit, replica.durable) or node.applied <= seen.checked_applied,
@@ -296,6 +321,7 @@ class Facts:
     def check_removal(self, process: Process, after: Index) -> None:
         """Before ``log.truncate``: what goes is in custody, and was never committed."""
         node = process.node
+        self._seen[process.name].led = min(self._seen[process.name].led, after)
         self.judge(
             "leader_append_only",
             node.replica.role is not Role.LEADER,

@@ -18,6 +18,9 @@ from paceline.sim.options import Options, draw_authority, draw_options, draw_tur
 from paceline.sim.workload import Workload
 from paceline.sim.world import Violation, World
 
+_STARTS_US = 4_000_000
+"""What starting again may take: the supervisor's pause, and the recovery on the slowest of the disks."""
+
 __all__ = ["Result", "options_of", "run", "simulate"]
 
 
@@ -54,8 +57,16 @@ class _Run:
         self.faults.heal()
         self.workload.closing = True
         deadline_us = world.now_us + options.liveness_ms * 1000
+        soon_us = _STARTS_US + 5 * 2_000 * options.timing.election_timeout_ms
+        if not world.run_until(world.now_us + soon_us, lambda: self.cluster.leader is not None):
+            raise Violation("leader_soon", f"nobody leads {soon_us // 1000} ms after everything was healed")
+        reigns = self.cluster.watch.events["leading"]
         if not world.run_until(deadline_us, self._well):
             raise Violation("liveness", self._trouble())
+        changes = self.cluster.watch.events["leading"] - reigns
+        self.cluster.watch.facts.judge(
+            "leader_stays", changes <= 1, f"{changes} changes of the leader after everything was healed"
+        )
         self._check_end()
 
     def _well(self) -> bool:

@@ -92,7 +92,8 @@ class Client:
             client=self.name,
         )
         key = next((str(args[0]) for sql, args in statements if sql == SET), None)
-        self.workload.history.write(self._value, key, self.cluster.world.now_us)
+        if statements[0][0] == ADD:
+            self.workload.history.write(self._value, key, self.cluster.world.now_us)
         self._may_have_happened = False
         self._send()
 
@@ -313,6 +314,8 @@ class Workload:
             or reply.receipt is None
         ):
             return
+        if request.statements[0][0] != ADD:
+            return  # nothing of it is to be seen
         value = request.request_id.decode()
         if level in (Level.QUORUM, Level.ALL):
             self.history.acknowledged(value, self.cluster.world.now_us)

@@ -117,6 +117,11 @@ class Cluster:
     def config_path(self, name: str) -> Path:
         return self.path / name / "paceline.toml"
 
+    @property
+    def present(self) -> list[LocalNode]:
+        """Nodes whose directory is there; one that was wiped comes back with ``node add``."""
+        return [node for node in self.nodes if self.config_path(node.name).exists()]
+
     def log_path(self, name: str) -> Path:
         return self.path / name / "node.log"
 

@@ -140,11 +140,16 @@ def _founding_configs(cluster: Cluster, settings: Settings) -> list[NodeConfig]:
 
 
 def joining_config(cluster: Cluster, node: LocalNode) -> NodeConfig:
-    """A node that joins the others of ``cluster``; it takes over the first node's settings."""
+    """A node that joins the others of ``cluster``; it takes over the settings of the first of them."""
     from msgspec.structs import replace
 
-    settings = cluster.config(cluster.nodes[0].name).settings
-    return replace(_config(cluster, node, settings), join=tuple(other.peer for other in cluster.nodes))
+    others = [other for other in cluster.present if other.name != node.name]
+    if not others:
+        raise UsageError(
+            f"no other node of {cluster.path} has its directory", hint="there is nobody whom it could join"
+        )
+    settings = cluster.config(others[0].name).settings
+    return replace(_config(cluster, node, settings), join=tuple(other.peer for other in others))
 
 
 def _prepare(path: Path) -> None:

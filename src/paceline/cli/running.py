@@ -51,11 +51,22 @@ def _ready(overview: Overview, cluster: Cluster) -> bool:
     names = {row["name"] for row in overview.rows if row["up"] and row["health"] == "ok"}
     view = overview.view
     leads = view is not None and view.get("role") == "leader" and not view.get("forming")
-    return leads and {node.name for node in cluster.nodes} <= names
+    return leads and {node.name for node in cluster.present} <= names
 
 
 def _look(cluster: Cluster) -> Overview:
     return gather([node.listen for node in cluster.nodes], cluster)
+
+
+def _say_missing(cluster: Cluster) -> None:
+    """Nodes whose directory was wiped do not start."""
+    for node in cluster.nodes:
+        if node not in cluster.present:
+            click.echo(
+                f"note: {cluster.node_dir(node.name)} is gone; bring {node.name} back as a new node: "
+                f"paceline node add {node.name}",
+                err=True,
+            )
 
 
 def _slow(overview: Overview, cluster: Cluster) -> TimedOut:
@@ -161,7 +172,7 @@ def attach(cluster: Cluster) -> None:
         supervisor = Supervisor(cluster, _say)
         with _signals(supervisor):
             try:
-                click.echo(f"starting {', '.join(node.name for node in cluster.nodes)} ...")
+                click.echo(f"starting {', '.join(node.name for node in cluster.present)} ...")
                 overview = _wait_supervised(supervisor)
                 if overview is not None:
                     _announce(supervisor.cluster, overview, detached=False)
@@ -187,7 +198,7 @@ def detach(cluster: Cluster) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    click.echo(f"starting {', '.join(node.name for node in cluster.nodes)} ...")
+    click.echo(f"starting {', '.join(node.name for node in cluster.present)} ...")
     deadline = time.monotonic() + READY_SECONDS + 5
     while not _ready(overview := _look(cluster), cluster):
         if child.poll() is not None:
@@ -196,3 +207,4 @@ def detach(cluster: Cluster) -> None:
             raise _slow(overview, cluster)
         time.sleep(STEP_SECONDS)
     _announce(cluster, overview, detached=True)
+    _say_missing(cluster)

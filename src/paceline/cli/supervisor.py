@@ -116,6 +116,7 @@ class Supervisor:
         self._clock = clock
         self._nodes: dict[str, _Node] = {}
         self._stamp: tuple[int, int] | None = None
+        self._missing: set[str] = set()
         self._interrupts = 0
         self.reason = ""
 
@@ -127,7 +128,8 @@ class Supervisor:
         for name, node in list(self._nodes.items()):
             self._reap(name, node)
         for name, node in self._nodes.items():
-            if node.process is None and not node.leaving and self._clock() >= node.start_at:
+            waits = node.process is None and not node.leaving and self._clock() >= node.start_at
+            if waits and self._is_there(name):
                 self._start(name, node)
 
     def _read_wish(self) -> None:
@@ -149,6 +151,17 @@ class Supervisor:
                 self._say(f"{name} was removed; stopping it")
                 if node.process is not None:
                     node.process.send_signal(signal.SIGTERM)
+
+    def _is_there(self, name: str) -> bool:
+        """Whether the node's directory is; a wiped one is waited for, and said once."""
+        if self.cluster.config_path(name).exists():
+            self._missing.discard(name)
+            return True
+        if name not in self._missing:
+            self._missing.add(name)
+            where = self.cluster.node_dir(name)
+            self._say(f"{where} is gone; bring {name} back as a new node: paceline node add {name}")
+        return False
 
     def _start(self, name: str, node: _Node) -> None:
         log = self.cluster.log_path(name)

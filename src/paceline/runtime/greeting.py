@@ -32,7 +32,10 @@ DatabaseTuple = tuple[int, int, bytes]
 
 
 class Hello(msgspec.Struct, kw_only=True, frozen=True):
-    """``boot`` is drawn at each start of a process: two processes of one identity differ in it."""
+    """``boot`` is drawn at each start of a process: two processes of one identity differ in it.
+
+    ``founders``: names that the file of a founding member lists, when it asks to join.
+    """
 
     magic: str = MAGIC
     versions: tuple[int, ...] = VERSIONS
@@ -47,6 +50,7 @@ class Hello(msgspec.Struct, kw_only=True, frozen=True):
     peer: str = ""
     database: DatabaseTuple | None = None
     has_database: bool = False
+    founders: tuple[str, ...] = ()
 
 
 class Welcome(msgspec.Struct, kw_only=True, frozen=True):

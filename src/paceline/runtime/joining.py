@@ -32,7 +32,7 @@ from paceline.runtime.engines import Engines
 from paceline.runtime.greeting import Hello, Welcome, greet
 from paceline.runtime.peers import connect
 
-__all__ = ["candidate", "contradictions", "found", "join", "other_founders", "own_member"]
+__all__ = ["candidate", "check_founders", "contradictions", "found", "join", "other_founders", "own_member"]
 
 log = logging.getLogger("paceline")
 
@@ -156,7 +156,8 @@ async def join(
         )
     ask = list(addresses)
     packed = (database.term, database.first_index, database.prev_chain) if database else None
-    request = msgspec.structs.replace(hello, purpose="join", database=packed)
+    founders = tuple(str(member.name) for member in config.members)
+    request = msgspec.structs.replace(hello, purpose="join", database=packed, founders=founders)
     while True:
         address = ask.pop(0)
         try:
@@ -188,7 +189,6 @@ def _accept(
             f"{welcome.name} is of cluster {membership.cluster_name!r}, not {config.cluster!r}",
             hint="correct the address or the cluster's name",
         )
-    _refuse_unknown_founders(config, membership, welcome.name)
     known = welcome.position is not None and database is not None
     base = Position.parse(welcome.position) if known and welcome.position else GENESIS
     create_state(
@@ -203,14 +203,14 @@ def _accept(
     directory.joined(welcome.cluster)
 
 
-def _refuse_unknown_founders(config: NodeConfig, membership: Membership, asked: str) -> None:
-    """While a cluster forms, all files must list the same founders."""
+def check_founders(hello: Hello, membership: Membership) -> None:
+    """While a cluster forms, all files must list the same founders; raises ``UsageError``."""
     founders = {str(m.name) for m in membership.members} | set(map(str, membership.forming))
-    unknown = sorted(str(m.name) for m in config.members if m.name not in founders)
+    unknown = sorted(set(hello.founders) - founders)
     if membership.forming and unknown:
         raise UsageError(
-            f"{config.path or 'the configuration'} lists {', '.join(unknown)} as a member, but {asked} forms the "
-            f"cluster of {', '.join(sorted(founders))}",
+            f"the configuration of {hello.name} lists {', '.join(unknown)} as a member, but the cluster that forms "
+            f"is that of {', '.join(sorted(founders))}",
             hint="the members must be the same in all files; later nodes come with join instead of members",
         )
 

@@ -32,7 +32,7 @@ from paceline.runtime.engines import Engines
 from paceline.runtime.events import EventHub
 from paceline.runtime.fetching import Fetcher
 from paceline.runtime.greeting import Hello, Welcome, refusal
-from paceline.runtime.joining import candidate, found, join
+from paceline.runtime.joining import candidate, check_founders, found, join
 from paceline.runtime.peers import Peers
 from paceline.runtime.ports import RealPorts
 from paceline.runtime.snapshots import NodeProvider
@@ -372,6 +372,8 @@ class NodeProcess:
 
     def _admit(self, hello: Hello) -> Welcome:
         identity, node = self.directory.identity, self.node
+        if node.leads and node.replica.membership is not None:
+            check_founders(hello, node.replica.membership)
         membership: Membership = node.members.admit(candidate(hello))
         position: str | None = None
         if hello.database is not None:

@@ -266,7 +266,15 @@ class NodeService:
 
     async def _node_remove(self, params: dict[str, Any]) -> dict[str, Any]:
         name = _text(params, "name")
-        await self._changed(lambda: self._process.node.members.remove(name))
+        node = self._process.node
+        if (membership := node.replica.membership) is not None:
+            membership.without(name)  # the last voter and strangers have errors of their own
+        if name == self.name:
+            raise UsageError(
+                f"{name} leads the cluster, and only a follower can be removed",
+                hint="move the leadership first: paceline failover switch NODE",
+            )
+        await self._changed(lambda: node.members.remove(name))
         return {"removed": name}
 
     async def _writes_stop(self, params: dict[str, Any]) -> dict[str, Any]:

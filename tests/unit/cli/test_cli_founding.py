@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sqlite3
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from paceline.cli.cluster import Cluster, LocalNode, node_addresses
+from paceline.cli.commands.node import _make_node
 from paceline.cli.founding import check_ports, joining_config, seed_file, write_node
 from paceline.cli.running import make
 from paceline.config import Settings
@@ -132,3 +134,23 @@ def test_plain_database_seeds_a_node_by_import(tmp_path: Path) -> None:
     target = tmp_path / "n4" / "db" / "main.db"
     seed_file(database(tmp_path / "b.db"), target, lambda done, total: None)
     assert target.read_bytes()[18:20] == b"\x02\x02", "the import turns it to WAL mode"
+
+
+def test_wiped_node_comes_back_at_its_addresses_and_others_are_refused(tmp_path: Path, port: int) -> None:
+    cluster = make(tmp_path / "c", file=None, count=3, port=port, settings=Settings())
+    with pytest.raises(UsageError, match="there is a node n1 already"):
+        _make_node(cluster, "n1", None)
+    old = cluster.node("n1")
+    shutil.rmtree(cluster.node_dir("n1"))
+    _make_node(cluster, "n1", None)
+    config = cluster.config("n1")
+    assert Cluster.load(cluster.path).nodes == cluster.nodes and cluster.node("n1") == old
+    assert config.listen == old.listen and config.members == ()
+    assert config.join == tuple(node.peer for node in cluster.nodes if node.name != "n1")
+
+
+def test_node_cannot_come_back_when_nobody_is_left_to_join(tmp_path: Path, port: int) -> None:
+    cluster = make(tmp_path / "c", file=None, count=1, port=port, settings=Settings())
+    shutil.rmtree(cluster.node_dir("n1"))
+    with pytest.raises(UsageError, match="nobody whom it could join"):
+        joining_config(cluster, cluster.nodes[0])

@@ -34,8 +34,9 @@ class World:
     """One cluster directory, its processes by name in the order of their starts, and a clock."""
 
     def __init__(self, path: Path) -> None:
-        for name in ("n1", "n2"):
+        for name in ("n1", "n2", "n3"):
             (path / name).mkdir()
+            (path / name / "paceline.toml").touch()
         self.cluster = Cluster(path, "main", [self._node("n1", 4001), self._node("n2", 4011)], None)
         self.cluster.save()
         self.now = 100.0
@@ -76,6 +77,19 @@ def test_every_node_is_started_once(world: World) -> None:
     world.step()
     world.step()
     assert sorted(world.names) == ["n1", "n2"] and world.said == []
+
+
+def test_node_whose_directory_was_wiped_is_waited_for_and_the_others_run(world: World) -> None:
+    config = world.cluster.config_path("n1")
+    config.unlink()
+    world.step()
+    world.step()
+    assert world.names == ["n2"]
+    assert len(world.said) == 1 and "paceline node add n1" in world.said[0]
+    assert [node.name for node in world.cluster.present] == ["n2"]
+    config.touch()
+    world.step()
+    assert world.names == ["n2", "n1"]
 
 
 def test_dead_node_starts_again_after_a_growing_pause(world: World) -> None:

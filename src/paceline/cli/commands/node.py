@@ -41,7 +41,8 @@ def _make_node(cluster: Cluster, name: str, backup: Path | None) -> None:
     from paceline.cli.founding import check_file, check_ports, joining_config, seed_file, write_node
 
     with cluster.changing() as fresh:
-        if any(node.name == name for node in fresh.nodes):
+        known = next((node for node in fresh.nodes if node.name == name), None)
+        if known is not None and known in fresh.present:
             raise UsageError(f"there is a node {name} already", hint="choose another name")
         directory = fresh.node_dir(name)
         if directory.exists():
@@ -49,7 +50,8 @@ def _make_node(cluster: Cluster, name: str, backup: Path | None) -> None:
                 f"{directory} exists: it was a node before, or is somebody's",
                 hint="a new node starts empty; remove the directory or choose another name",
             )
-        node = LocalNode(name=name, **node_addresses("127.0.0.1", fresh.next_port()))
+        # A member whose directory was wiped comes back where it was, as a new incarnation.
+        node = known or LocalNode(name=name, **node_addresses("127.0.0.1", fresh.next_port()))
         check_ports([node], hint="stop what listens there")
         if backup:
             check_file(backup)
@@ -64,7 +66,8 @@ def _make_node(cluster: Cluster, name: str, backup: Path | None) -> None:
 
             shutil.rmtree(directory)
             raise
-        fresh.nodes.append(node)
+        if known is None:
+            fresh.nodes.append(node)
 
 
 def _follow_join(target: Target, name: str, limit: float) -> dict[str, Any]:
@@ -105,7 +108,9 @@ def add(name: str, directory: str | None, connect: str | None, backup: Path | No
     """Add a node to the local cluster and wait until it votes.
 
     With --from the node starts with the pages of BACKUP and fetches only what
-    has changed since.
+    has changed since. A node whose directory was wiped comes back under its
+    name and its addresses, as a new incarnation that never inherits the old
+    vote.
     """
     require_linux("node add")
     try:

@@ -79,7 +79,7 @@ class Acks:
                 item = items.popleft()
                 receipt = _receipt(level, item.position, replica)
                 self.waiting -= len(item.replies)
-                told[level] = item.position.index
+                told[level] = max(told.get(level, Index(0)), item.position.index)  # a repeat's is an earlier one
                 for reply in item.replies:
                     assert reply.outcome is not None
                     reply.done(WriteReply(reply.outcome, receipt))

@@ -122,7 +122,7 @@ def _requests(content: CustodyContent) -> list[dict[str, Any]]:
 
 
 def _of_entry(content: CustodyContent, entry: Entry) -> list[dict[str, Any]]:
-    acknowledged = acknowledged_of(content, entry.index)
+    levels = content.acknowledged.get(entry.index)
     head = {"index": entry.index, "position": str(entry.position), "time": _time(entry.time_us)}
     note = content.locals.get(entry.index)
     if note is not None:
@@ -139,9 +139,9 @@ def _of_entry(content: CustodyContent, entry: Entry) -> list[dict[str, Any]]:
                 "client": request.client,
                 "rows_affected": request.rows_affected,
                 "cut": request.cut,
-                "acknowledged": None if acknowledged is None else number in acknowledged,
+                "acknowledged": None if levels is None else request.durability in levels,
             }
-            for number, request in enumerate(logged)
+            for request in logged
             if request.outcome == "ok"
         ]
     try:
@@ -169,14 +169,6 @@ def _request(
         "acknowledged": None,
         "problem": problem,
     }
-
-
-def acknowledged_of(content: CustodyContent, index: Index) -> frozenset[int] | None:
-    """Places of the requests of entry ``index`` that were acknowledged; None when that is not known."""
-    kept = getattr(content, "acknowledged", None)
-    if kept is None or index not in kept:
-        return None
-    return frozenset(kept[index])
 
 
 def _id(identity: bytes | None) -> str | None:

@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: $(VENV)/.demo ## three nodes, real data, kill -9, a fourth node, proof of equality (under two minutes)
+demo: $(VENV)/.demo ## three nodes, real data, kill -9 of follower and leader, a fourth node, proofs (under two minutes)
 	@$(PY) -m demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev ## the fast tests (under ten minutes on two cores)

@@ -116,10 +116,13 @@ class LocalCluster:
         return wait_for("a leader", self._leader, 30)
 
     def _leader(self) -> str | None:
-        statuses = {name: self.status(name) for name in self.nodes()}
-        return next(
-            (name for name, status in statuses.items() if status and status["role"] == "leader"), None
-        )
+        """Of two that say so the one of the later term: the other has not heard of it yet."""
+        found = [
+            (int(status["term"]), name)
+            for name in self.nodes()
+            if (status := self.status(name)) and status["role"] == "leader" and status["ready"]
+        ]
+        return max(found)[1] if found else None
 
     def followers(self) -> list[str]:
         leader = self.leader()
@@ -156,13 +159,17 @@ class LocalCluster:
                     continue
         return None
 
-    def kill(self, name: str) -> int:
-        """``kill -9`` of one node; returns the process id that died."""
+    def signal(self, name: str, number: signal.Signals) -> int:
+        """Send a signal to one node; returns its process id."""
         pid = self.pid(name)
         if pid is None:
             raise CommandFailed(f"node {name} does not run")
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return pid
+
+    def kill(self, name: str) -> int:
+        """``kill -9`` of one node; returns the process id that died."""
+        return self.signal(name, signal.SIGKILL)
 
     def cpu_seconds(self) -> dict[str, float]:
         return {name: _cpu_seconds(pid) for name in self.nodes() if (pid := self.pid(name))}

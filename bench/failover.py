@@ -35,7 +35,7 @@ from bench.client import INSERT, TABLE
 from bench.cluster import LocalCluster, wait_for
 from bench.machine import machine
 from bench.writes import emit
-from paceline.client import AsyncClient
+from paceline.client import AsyncClient, Client
 from paceline.errors import PacelineError
 
 __all__ = ["Ack", "Nodes", "Writer", "main", "percentiles"]
@@ -201,7 +201,8 @@ def switches(nodes: Nodes, writer: Writer, runs: int) -> list[float]:
         target = random.choice([name for name in cluster.nodes() if name != leader])
         wait_for(f"{target} in line", lambda: in_line(cluster, target), _IN_LINE_SECONDS, every=0.02)  # noqa: B023
         began = time.perf_counter()
-        cluster.command("failover", "switch", target)
+        with Client([cluster.address(leader)]) as client:
+            client.admin("switch", node=target)
         wait_for("a write after the switch", lambda: writer.acks[-1].leader == target, 30, every=0.005)  # noqa: B023
         time.sleep(0.1)
         found.append(writer.pause_ms(began, time.perf_counter()))

@@ -28,8 +28,8 @@ def _start(module: str, *arguments: str) -> subprocess.Popen[str]:
 class Writers:
     """The process of ``demo.writer``."""
 
-    def __init__(self, address: str, clients: int, acknowledged: Path) -> None:
-        self._process = _start("demo.writer", address, str(clients), str(acknowledged))
+    def __init__(self, addresses: list[str], clients: int, acknowledged: Path) -> None:
+        self._process = _start("demo.writer", ",".join(addresses), str(clients), str(acknowledged))
         self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -76,6 +76,13 @@ class Readers:
 
     def add(self, node: str, database: Path) -> None:
         self._processes[node] = _start("demo.reader", str(database), str(self._base))
+
+    def led(self, node: str) -> None:
+        """This node leads, or led: a failover may take back what its file shows."""
+        if (process := self._processes.get(node)) is not None:
+            assert process.stdin is not None
+            process.stdin.write("led\n")
+            process.stdin.flush()
 
     def check(self) -> None:
         """None of them has found anything wrong so far."""

@@ -1,9 +1,10 @@
 """A reader: a process of its own that opens a node's file with plain ``sqlite3``, and nothing of Paceline.
 
 It knows what every state of the database must look like: the board counts
-exactly the live flights, in the same snapshot; no count ever falls.  From time
-to time it lets SQLite check the whole file.  When its input ends it prints one JSON line with what
-it saw; a broken rule is printed and ends it at once.
+exactly the live flights, in the same snapshot; no count ever falls.  (Save one: the file of a leader
+may show what a failover takes back.  The line ``led`` on its input says that its node was one.)  From
+time to time it lets SQLite check the whole file.  When its input ends it prints one JSON line with
+what it saw; a broken rule is printed and ends it at once.
 
     python -m demo.reader FILE BASE      (BASE: flights before the first live one)
 """
@@ -34,7 +35,7 @@ def _check_file(db: sqlite3.Connection) -> None:
         raise SystemExit(f"integrity_check: {verdict}")
 
 
-def _read_until(stopped: threading.Event, path: str, base: int) -> dict[str, int]:
+def _read_until(stopped: threading.Event, led: threading.Event, path: str, base: int) -> dict[str, int]:
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10, isolation_level=None)
     seen = (0, 0)
     reads = checks = 0
@@ -43,7 +44,7 @@ def _read_until(stopped: threading.Event, path: str, base: int) -> dict[str, int
         departed, landed, flights, arrived = db.execute(_SNAPSHOT, {"base": base}).fetchone()
         if (departed, landed) != (flights, arrived):
             raise SystemExit(f"torn state: board {departed}/{landed}, flights {flights}/{arrived}")
-        if (departed, landed) < seen or departed < seen[0] or landed < seen[1]:
+        if (departed < seen[0] or landed < seen[1]) and not led.is_set():
             raise SystemExit(f"went backwards: {seen} -> {(departed, landed)}")
         seen = (departed, landed)
         reads += 1
@@ -57,14 +58,16 @@ def _read_until(stopped: threading.Event, path: str, base: int) -> dict[str, int
 
 
 def main(path: str, base: str) -> None:
-    stopped = threading.Event()
+    stopped, led = threading.Event(), threading.Event()
 
-    def wait_for_end_of_input() -> None:
-        sys.stdin.read()
+    def listen() -> None:
+        for line in sys.stdin:
+            if line == "led\n":
+                led.set()
         stopped.set()
 
-    threading.Thread(target=wait_for_end_of_input, daemon=True).start()
-    print(json.dumps(_read_until(stopped, path, int(base))), flush=True)
+    threading.Thread(target=listen, daemon=True).start()
+    print(json.dumps(_read_until(stopped, led, path, int(base))), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,16 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.cluster import LocalCluster, wait_for
 from demo import flights, proof
 from demo.processes import Failed, Readers, Writers
+from paceline.client import Client, ExecuteResult
 
 __all__ = ["Story"]
 
 _WARM_UP_SECONDS: Final = 1
 _FULL_SPEED_SECONDS: Final = 8
+_GATES: Final = 20
 _STEADY_TPS: Final = 1000
 """The load under which nodes die, come back and join."""
 
@@ -33,6 +37,7 @@ class Story:
         self.source = folder / "flights.db"
         self.acknowledged = folder / "acknowledged.db"
         self.cluster = LocalCluster(folder / "cluster")
+        self.acknowledgements = 0
         self.figures: list[tuple[str, str]] = []
         self._began = time.perf_counter()
         self._step = 0
@@ -60,7 +65,8 @@ class Story:
     def run(self) -> None:
         base = self.build()
         self.start()
-        writers = Writers(self.cluster.address("n1"), self.clients, self.acknowledged)
+        addresses = [self.cluster.address(node) for node in self.cluster.nodes()]
+        writers = Writers(addresses, self.clients, self.acknowledged)
         readers = Readers(base)
         try:
             for node in ("n2", "n3"):
@@ -69,6 +75,8 @@ class Story:
             self.steady(writers, readers)
             self.kill_a_follower(writers, readers)
             self.add_a_node(writers, readers)
+            self.kill_the_leader(writers, readers)
+            self.cut_off_a_leader(writers, readers)
             self.verify(writers, readers)
             self.stop(writers, readers)
         finally:
@@ -176,6 +184,88 @@ class Story:
         )
         self.figure("fourth node joined", f"{seconds:.1f} s under load, writers' p99 {report['p99_ms']} ms")
 
+    def kill_the_leader(self, writers: Writers, readers: Readers) -> None:
+        old = self.cluster.leader()
+        self.step(f"kill -9 of {old}, the leader, under the same load")
+        readers.led(old)
+        writers.mark("before the kill")
+        dead = self.cluster.kill(old)
+        new = wait_for("another leader", lambda: self.leader_other_than(old), 30, every=0.01)
+        self.say(
+            f"{new} was elected and leads; the writers find it by themselves and repeat what they do not know"
+        )
+        began = time.perf_counter()
+        wait_for(f"a new process of {old}", lambda: self.cluster.pid(old) not in (None, dead), 30)
+        self.in_line(old)
+        seconds = time.perf_counter() - began
+        report = writers.mark("leader killed")
+        readers.check()
+        gap = report["longest_gap_ms"]
+        self.say(
+            f"{gap:.0f} ms without an acknowledged write; {report['transactions']:,} writes since, none failed"
+        )
+        self.say(
+            f"{old} was started again and follows {new}, equal and in line, {seconds:.1f} s after the election"
+        )
+        self.figure(
+            "time without writes at failover", f"{gap:.0f} ms after kill -9 of the leader, no write failed"
+        )
+
+    def cut_off_a_leader(self, writers: Writers, readers: Readers) -> None:
+        """Its followers stand still, and die before they wake: what was sent to them is in nobody's log."""
+        old = self.cluster.leader()
+        others = [node for node in self.cluster.nodes() if node != old]
+        self.step(
+            f"{old} is cut off while somebody writes in async mode: acknowledged before any disk has it"
+        )
+        readers.led(old)
+        with Client([self.cluster.address(old)]) as client:
+            client.execute("CREATE TABLE gates (flight INTEGER, gate TEXT)", durability="all")
+            for node in others:
+                self.cluster.signal(node, signal.SIGSTOP)
+            receipts = [
+                client.execute([("INSERT INTO gates VALUES (?, ?)", [n, f"B{n}"])], durability="async")
+                for n in range(1, _GATES + 1)
+            ]
+        self.cluster.signal(old, signal.SIGSTOP)
+        self.say(
+            f"{len(receipts)} changes of gates acknowledged by {old} alone; nobody else has heard of them"
+        )
+        for node in others:
+            self.cluster.kill(node)
+        new = wait_for("another leader", lambda: self.leader_other_than(old), 60)
+        writers.mark("cut off")
+        self.say(
+            f"{new} was elected; {old} comes back, takes its database back to where history forked, and follows"
+        )
+        began = time.perf_counter()
+        self.cluster.signal(old, signal.SIGCONT)
+        self.in_line(old)
+        self.cluster.wait_until_healthy(len(others) + 1)
+        self.say(f"in line again after {time.perf_counter() - began:.1f} s, without a copy of the database")
+        self.lost_writes(receipts)
+        readers.check()
+
+    def lost_writes(self, receipts: list[ExecuteResult]) -> None:
+        """Nothing disappears silently: custody has every one of them, and whoever holds a receipt can ask."""
+        for line in self.command("lost", "list").splitlines():
+            self.say(f"[dim]{escape(line)}[/]")
+        kept = json.loads(self.cluster.command("lost", "list", "--json"))["lost"]
+        acknowledged = sum(item["acknowledged"] or 0 for item in kept)
+        with Client([self.cluster.address(node) for node in self.cluster.nodes()]) as client:
+            outcomes = [client.outcome(receipt) for receipt in receipts]
+            found = client.query("SELECT count(*) FROM gates", read="linearizable").rows[0][0]
+        if set(outcomes) != {"lost"} or found != 0:
+            raise Failed(f"{found} of the lost writes are there; the cluster says {set(outcomes)} of them")
+        if acknowledged != len(receipts):
+            raise Failed(
+                f"{len(receipts)} acknowledged writes were lost, {acknowledged} of them are in custody"
+            )
+        self.say(f"all {acknowledged} in custody with their SQL; whoever asks with a receipt hears 'lost'")
+        self.figure(
+            "lost acknowledged writes in async mode", f"{acknowledged}, all in custody: paceline lost list"
+        )
+
     def verify(self, writers: Writers, readers: Readers) -> None:
         self.step("Are all nodes equal, bit for bit, at one position? Asked while writes go on")
         for line in self.command("verify").splitlines():
@@ -187,6 +277,7 @@ class Story:
         self.step("Stop writing, stop the cluster")
         done = writers.stop()
         self.say(f"acknowledged: {done['departed']:,} departures, {done['landed']:,} landings")
+        self.acknowledgements = done["departed"] + done["landed"]
         self.figure("acknowledged", f"{done['departed'] + done['landed']:,} transactions")
         wait_for("equal positions on all nodes", self.at_one_position, 30)
         seen = readers.stop()
@@ -208,6 +299,7 @@ class Story:
             )
         if proof.sha256(self.source) != self.source_sha:
             raise Failed(f"{self.source} was changed; it must stay as it was")
+        self.figure("lost acknowledged writes at quorum", f"0 of {self.acknowledgements:,}")
         self.figure("databases", f"{len(databases)} nodes, one SHA-256: {digest[:16]}…")
 
     def report(self) -> None:
@@ -233,6 +325,30 @@ class Story:
                 db.close()
         except sqlite3.OperationalError:
             return 0
+
+    def leader_other_than(self, old: str) -> str | None:
+        return next(
+            (
+                node
+                for node in self.cluster.nodes()
+                if node != old
+                and (status := self.cluster.status(node))
+                and status["role"] == "leader"
+                and status["ready"]
+            ),
+            None,
+        )
+
+    def in_line(self, node: str) -> None:
+        """Wait until ``node`` follows and has everything that is written now."""
+
+        def follows() -> bool:
+            status = self.cluster.status(node)
+            return status is not None and status["role"] == "follower" and bool(status["ready"])
+
+        wait_for(f"{node} following", follows, 60)
+        target = self.written(self.cluster.leader())
+        wait_for(f"{node} in line", lambda: self.written(node) >= target, 60, every=0.01)
 
     def at_one_position(self) -> bool:
         statuses: list[dict[str, Any] | None] = [self.cluster.status(node) for node in self.cluster.nodes()]

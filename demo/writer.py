@@ -9,7 +9,7 @@ last mark), ``{"stop": true}``.
 What was acknowledged is written to a SQLite file of its own, so that the demo
 can look for every single flight on every node afterwards.
 
-    python -m demo.writer HOST:PORT CLIENTS ACKNOWLEDGED.db
+    python -m demo.writer HOST:PORT,HOST:PORT,... CLIENTS ACKNOWLEDGED.db
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Pace:
 
 
 class Writers:
-    def __init__(self, address: str, flights: Iterator[Flight]) -> None:
-        self.address = address
+    def __init__(self, addresses: list[str], flights: Iterator[Flight]) -> None:
+        self.addresses = addresses
         self.flights = flights
         self.pace = Pace()
         self.tally = Tally()
@@ -117,7 +117,7 @@ class Writers:
     async def client(self) -> None:
         """One client with a connection of its own, one transaction at a time."""
         air: collections.deque[tuple[int, Flight]] = collections.deque()
-        async with AsyncClient([self.address]) as client:
+        async with AsyncClient(self.addresses) as client:
             while not self.stopped:
                 await self.pace.turn()
                 if len(air) >= _IN_THE_AIR:
@@ -185,8 +185,8 @@ class Writers:
         db.close()
 
 
-async def _run(address: str, clients: int, acknowledged: str) -> None:
-    writers = Writers(address, iter(live_flights()))
+async def _run(addresses: list[str], clients: int, acknowledged: str) -> None:
+    writers = Writers(addresses, iter(live_flights()))
     print(json.dumps({"ready": clients}), flush=True)
     async with asyncio.TaskGroup() as group:
         group.create_task(writers.obey())
@@ -196,8 +196,8 @@ async def _run(address: str, clients: int, acknowledged: str) -> None:
     print(json.dumps({"departed": len(writers.departed), "landed": len(writers.landed)}), flush=True)
 
 
-def main(address: str, clients: str, acknowledged: str) -> None:
-    uvloop.run(_run(address, int(clients), acknowledged))
+def main(addresses: str, clients: str, acknowledged: str) -> None:
+    uvloop.run(_run(addresses.split(","), int(clients), acknowledged))
 
 
 if __name__ == "__main__":

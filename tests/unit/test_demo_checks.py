@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,16 +71,20 @@ def test_reader_sees_a_torn_state(database: tuple[Path, sqlite3.Connection], rea
     assert "torn state" in _failure(readers)
 
 
+def _rise_or_fall(db: sqlite3.Connection) -> None:
+    db.executescript(
+        "BEGIN; UPDATE board SET landed = 1 - landed;"
+        f"UPDATE flights SET arr_time = CASE WHEN arr_time IS NULL THEN 700 END"
+        f" WHERE id = {_BASE + 1}; COMMIT;"
+    )
+
+
 def test_reader_sees_a_count_that_falls(database: tuple[Path, sqlite3.Connection], readers: Readers) -> None:
     path, db = database
     readers.add("n2", path)
 
     def rise_or_fall_and_look() -> str | None:
-        db.executescript(
-            "BEGIN; UPDATE board SET landed = 1 - landed;"
-            f"UPDATE flights SET arr_time = CASE WHEN arr_time IS NULL THEN 700 END"
-            f" WHERE id = {_BASE + 1}; COMMIT;"
-        )
+        _rise_or_fall(db)
         try:
             readers.check()
         except Failed as failure:
@@ -87,6 +92,20 @@ def test_reader_sees_a_count_that_falls(database: tuple[Path, sqlite3.Connection
         return None
 
     assert "went backwards" in wait_for("the reader's complaint", rise_or_fall_and_look, 20)
+
+
+def test_reader_of_a_node_that_led_lets_a_count_fall_and_nothing_else(
+    database: tuple[Path, sqlite3.Connection], readers: Readers
+) -> None:
+    path, db = database
+    readers.add("n2", path)
+    readers.led("n2")
+    for _ in range(8):  # more than enough for the complaint of the test above
+        _rise_or_fall(db)
+        time.sleep(0.15)
+        readers.check()
+    db.execute("UPDATE board SET departed = departed + 1")
+    assert "torn state" in _failure(readers)
 
 
 def _acknowledged(path: Path, departed: str, landed: str) -> Path:

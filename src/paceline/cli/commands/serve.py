@@ -26,7 +26,9 @@ __all__ = ["command"]
     "--join", metavar="HOST:PORT", multiple=True, help="Peer address of a running cluster; may be repeated."
 )
 @click.option(
-    "--leader", metavar="NAME", help="The designated leader; alone, and of this name: a cluster of one."
+    "--leader",
+    metavar="NAME",
+    help="Who founds the cluster and leads first; alone, and of this name: a cluster of one.",
 )
 @click.option("--durability", metavar="LEVEL", help="What writes wait for by default.")
 @click.option("--insecure", is_flag=True, default=None, help="Allow clear text beyond loopback addresses.")

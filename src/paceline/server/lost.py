@@ -7,7 +7,7 @@ Every call blocks on the disk.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from paceline.core.entry import Entry, EntryKind
 from paceline.engines.base import Pin
 from paceline.engines.sqlite.formats import page
 from paceline.engines.sqlite.requests import decode_request_list, decode_requests
-from paceline.errors import BadEntry, PacelineError
+from paceline.errors import BadEntry, PacelineError, Unavailable
 from paceline.files import Files
 from paceline.ids import Index, Position
 from paceline.log.custody import Custody, CustodyContent, CustodyItem
@@ -38,7 +38,26 @@ class LostReader:
 
     def fork(self, id: str) -> Index:
         content = self._custody.load(id)
-        return Index(content.entries[0].index - 1)
+        below = self._below(content)
+        first = (
+            below[0].index
+            if below
+            else content.entries[0].index - (len(content.entries) if _surplus(content) else 0)
+        )
+        return Index(max(0, first - 1))
+
+    def _below(self, content: CustodyContent) -> list[Entry]:
+        """Lost entries that the range stands on: what a killed leader executed and never logged comes behind what
+        it had logged, and that may be lost, too."""
+        first = content.entries[0].index
+        if not _surplus(content):
+            return []
+        for item in reversed(self._custody.list()):
+            if item.last is None or item.problem or item.id == content.item.id:
+                continue
+            if item.first_index < first and first - len(content.entries) - 1 <= item.last.index < first:
+                return self._custody.load(item.id).entries
+        return []
 
     def find(self, place: Position) -> str | None:
         for item in self._custody.list():
@@ -59,7 +78,8 @@ class LostReader:
         tables, problem = None, why_not
         if pin is not None and history is not None:
             try:
-                tables = rows_of(content.entries, pin, history)
+                tables, ids = rows_of(content.entries, pin, history, self._below(content))
+                shape["requests"] = _named(shape["requests"], ids)
             except PacelineError as error:
                 problem = error.message
         shape["rows"] = tables
@@ -81,6 +101,11 @@ class LostReader:
             return self._custody.load(id)
         except BadEntry as error:
             return error.message
+
+
+def _surplus(content: CustodyContent) -> bool:
+    """Entries that were never logged: they have no time, and their indexes are only about right."""
+    return content.entries[0].time_us == 0
 
 
 def _summary(item: CustodyItem, content: CustodyContent | str | None) -> dict[str, Any]:
@@ -113,62 +138,90 @@ def _time(time_us: int) -> str:
 
 
 def _requests(content: CustodyContent) -> list[dict[str, Any]]:
-    """Every request of the range.  Requests that failed changed nothing and lost nothing; they are left out."""
+    """Every request of the range; one without SQL and id stands for those of an entry that does not name them.
+
+    Requests that failed changed nothing and lost nothing; they are left out.
+    """
     found: list[dict[str, Any]] = []
     for entry in content.entries:
         if entry.kind is EntryKind.TXN:
-            found += _of_entry(content, entry)
+            try:
+                found += _of_entry(content, entry)
+            except PacelineError as error:
+                found.append(_shape(_place(entry), "", None, None, problem=error.message))
     return found
 
 
+def _place(entry: Entry) -> dict[str, Any]:
+    time = _time(entry.time_us) if entry.time_us else None
+    return {"index": entry.index, "position": str(entry.position), "time": time}
+
+
 def _of_entry(content: CustodyContent, entry: Entry) -> list[dict[str, Any]]:
+    """Raises ``PacelineError`` when the entry does not say what made it."""
     levels = content.acknowledged.get(entry.index)
-    head = {"index": entry.index, "position": str(entry.position), "time": _time(entry.time_us)}
+
+    place = _place(entry)
     note = content.locals.get(entry.index)
     if note is not None:
-        try:
-            logged = decode_requests(note)
-        except BadEntry as error:
-            return [head | _request(None, None, None, None, problem=error.message)]
         return [
-            head
-            | {
-                "sql": [{"sql": sql, "args": args_to_json(args)} for sql, args in request.statements],
-                "durability": request.durability or None,
-                "request_id": _id(request.request_id),
-                "client": request.client,
-                "rows_affected": request.rows_affected,
-                "cut": request.cut,
-                "acknowledged": None if levels is None else request.durability in levels,
-            }
-            for request in logged
+            _shape(
+                place,
+                request.durability,
+                request.request_id,
+                levels,
+                sql=[{"sql": sql, "args": args_to_json(args)} for sql, args in request.statements],
+                client=request.client,
+                rows_affected=request.rows_affected,
+                cut=request.cut,
+            )
+            for request in decode_requests(note)
             if request.outcome == "ok"
         ]
-    try:
-        listed = decode_request_list(bytes(page.decode(entry.body, entry.flags).requests))
-    except (BadEntry, PacelineError):
-        return [head | _request(None, None, None, None, problem="its requests were not kept here")]
+    packed = bytes(page.decode(entry.body, entry.flags).requests)
+    if not packed:
+        raise Unavailable("it was executed and never logged, so its SQL was never written down")
     return [
-        head
-        | _request(None, durability, _id(identity), None, problem="its SQL is on the leader of that time")
-        for durability, ids in listed.runs
+        _shape(place, durability, identity, levels, problem="its SQL is in the log of the node that led then")
+        for durability, ids in decode_request_list(packed).runs
         for identity in ids
     ]
 
 
-def _request(
-    sql: None, durability: str | None, request_id: Any, client: str | None, *, problem: str
+def _shape(
+    place: dict[str, Any], durability: str, identity: bytes | None, levels: Container[str] | None, **more: Any
 ) -> dict[str, Any]:
+    """One request.  ``levels``: those at which its entry had been acknowledged, None when that is not known."""
     return {
-        "sql": sql,
-        "durability": durability,
-        "request_id": request_id,
-        "client": client,
+        "index": place["index"],
+        "position": place["position"],
+        "time": place.get("time"),
+        "sql": None,
+        "durability": durability or None,
+        "request_id": _id(identity),
+        "client": None,
         "rows_affected": None,
+        "acknowledged": None if levels is None else durability in levels,
         "cut": False,
-        "acknowledged": None,
-        "problem": problem,
-    }
+        "problem": None,
+    } | more
+
+
+def _named(requests: list[dict[str, Any]], ids: dict[int, list[bytes]]) -> list[dict[str, Any]]:
+    """``requests`` with those that nobody logged called by the ids that the pages tell, and their true indexes.
+
+    Both stand in the order in which they were executed; a group without ids left none, and then it is not known
+    which is which.
+    """
+    logged = {request["index"] for request in requests if request["sql"] is not None}
+    groups = [(index, ids[index]) for index in sorted(ids) if index not in logged]
+    nameless = [request for request in requests if request["sql"] is None and request["request_id"] is None]
+    if len(groups) != len(nameless):
+        return requests
+    found = [request for request in requests if request not in nameless]
+    for request, (index, named) in zip(nameless, groups, strict=True):
+        found += [request | {"index": index, "request_id": _id(identity)} for identity in named]
+    return found
 
 
 def _id(identity: bytes | None) -> str | None:

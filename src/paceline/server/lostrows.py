@@ -5,6 +5,8 @@ later entry of the new history taken back gives the database at the fork, and th
 give the database as their clients saw it.  The hashes in the lost entries prove both.  The two images become
 temporary files, and SQLite says which rows differ.
 
+The memory of request ids is a table like any other, so the ids of requests that nobody logged are found the same way.
+
 It needs the whole log since the fork and two copies of the database, so there are bounds; beyond them, or
 when a page cannot be proved, the requests' SQL is what there is.
 """
@@ -14,12 +16,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from paceline.core.entry import Entry, EntryKind
 from paceline.engines.base import Pin
+from paceline.engines.sqlite.dedup import REQUESTS_TABLE
 from paceline.engines.sqlite.formats import page
 from paceline.engines.sqlite.formats.page import PageDelta
 from paceline.engines.sqlite.pagesource import page_hash
@@ -33,8 +38,12 @@ _READ_PAGES: Final = 256
 _CHANGES: Final = (EntryKind.TXN, EntryKind.TXN_PART)
 
 
-def rows_of(lost: Sequence[Entry], pin: Pin, history: Sequence[Entry]) -> list[dict[str, Any]]:
-    """One dict for each table that differs.  Raises ``TooLarge``, ``Unavailable``."""
+def rows_of(
+    lost: Sequence[Entry], pin: Pin, history: Sequence[Entry], below: Sequence[Entry] = ()
+) -> tuple[list[dict[str, Any]], dict[int, list[bytes]]]:
+    """One dict for each table that differs; and the request ids that were applied, by the first index of their
+    transaction.  ``history`` may begin earlier than the fork, and ``below`` are other lost entries that these stand on:
+    the place where the hashes fit is looked for.  Raises ``TooLarge``, ``Unavailable``."""
     size = pin.unit_bytes
     if pin.unit_count * size > LOST_DATABASE_BYTES_MAX:
         raise TooLarge(
@@ -42,19 +51,38 @@ def rows_of(lost: Sequence[Entry], pin: Pin, history: Sequence[Entry]) -> list[d
             f"{LOST_DATABASE_BYTES_MAX})"
         )
     image = _Image(pin)
-    for entry in reversed([entry for entry in history if entry.kind in _CHANGES]):
-        image.undo(page.decode(entry.body, entry.flags))
+    changes = _deltas(lost)
+    _go_to_fork(image, changes, lost[0].index, history, below)
     with tempfile.TemporaryDirectory(prefix="paceline-lost-") as directory:
         before, after = os.path.join(directory, "before.db"), os.path.join(directory, "after.db")
-        changes = [page.decode(entry.body, entry.flags) for entry in lost if entry.kind in _CHANGES]
         if not changes:
-            return []
-        image.check(changes)
+            return [], {}
         image.write(before)
         for delta in changes:
             image.redo(delta)
         image.write(after)
-        return _compare(before, after)
+        return _compare(before, after), _applied_ids(before, after)
+
+
+def _deltas(entries: Sequence[Entry]) -> list[PageDelta]:
+    return [page.decode(entry.body, entry.flags) for entry in entries if entry.kind in _CHANGES]
+
+
+def _go_to_fork(
+    image: _Image, changes: list[PageDelta], first: int, history: Sequence[Entry], below: Sequence[Entry]
+) -> None:
+    """Bring ``image`` to the state on which ``changes`` were made.  Raises ``Unavailable``."""
+    for entry in reversed([entry for entry in history if entry.kind in _CHANGES]):
+        if entry.index < first and not below and image.fits(changes):
+            return
+        image.undo(page.decode(entry.body, entry.flags))
+    for delta in _deltas(below):
+        image.redo(delta)
+    if not image.fits(changes):
+        raise Unavailable(
+            "the database as it was at the fork cannot be computed here: the log since then is not complete, or this "
+            "node has not been rewound yet"
+        )
 
 
 class _Image:
@@ -85,8 +113,8 @@ class _Image:
         self._xor(delta)
         self._count = delta.page_count_after
 
-    def check(self, changes: Sequence[PageDelta]) -> None:
-        """The pages that the lost entries change are here as those entries found them.  Raises ``Unavailable``."""
+    def fits(self, changes: Sequence[PageDelta]) -> bool:
+        """Whether the pages that the lost entries change are here as those entries found them."""
         seen: set[int] = set()
         for delta in changes:
             for number, expected in zip(delta.pages.tolist(), delta.before.tolist(), strict=True):
@@ -95,10 +123,8 @@ class _Image:
                 seen.add(number)
                 image = self._pages.get(number)
                 if expected and (image is None or page_hash(image) != expected):
-                    raise Unavailable(
-                        "the database as it was at the fork cannot be computed here: the log since then is not "
-                        "complete, or this node has not been rewound yet"
-                    )
+                    return False
+        return True
 
     def write(self, path: str) -> None:
         zero = bytes(self._size)
@@ -112,12 +138,18 @@ class _Image:
                 file.write(image)
 
 
-def _compare(before: str, after: str) -> list[dict[str, Any]]:
+def _open(before: str, after: str) -> apsw.Connection:
+    """``main`` is before the lost entries, ``after`` what their clients saw."""
     connection = apsw.Connection(
         f"file:{before}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     )
+    connection.execute("ATTACH ? AS after", (f"file:{after}?immutable=1",))
+    return connection
+
+
+def _compare(before: str, after: str) -> list[dict[str, Any]]:
+    connection = _open(before, after)
     try:
-        connection.execute("ATTACH ? AS after", (f"file:{after}?immutable=1",))
         old, new = _tables(connection, "main"), _tables(connection, "after")
         found = []
         for name in sorted(old | new):
@@ -131,10 +163,31 @@ def _compare(before: str, after: str) -> list[dict[str, Any]]:
         connection.close()
 
 
-def _tables(connection: apsw.Connection, schema: str) -> dict[str, str]:
+def _applied_ids(before: str, after: str) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    with closing(_open(before, after)) as connection:
+        if REQUESTS_TABLE in _tables(connection, "after", ours=True):
+            known: set[bytes] = set()
+            if REQUESTS_TABLE in _tables(connection, "main", ours=True):
+                for (body,) in connection.execute(f"SELECT body FROM main.{REQUESTS_TABLE}"):
+                    known.update(remembered_ids(body))
+            for first_index, body in connection.execute(
+                f"SELECT first_index, body FROM after.{REQUESTS_TABLE}"
+            ):
+                if fresh := [identity for identity in remembered_ids(body) if identity not in known]:
+                    found[first_index] = fresh
+    return found
+
+
+def remembered_ids(body: bytes) -> list[bytes]:
+    """Request ids in a row of the engine's memory: msgpack ``[[id, results | nil], ...]``."""
+    return [bytes(identity) for identity, _ in msgspec.msgpack.decode(body)]
+
+
+def _tables(connection: apsw.Connection, schema: str, *, ours: bool = False) -> dict[str, str]:
     query = (
         f"SELECT name, sql FROM {schema}.sqlite_schema WHERE type = 'table' AND rootpage > 0 "
-        "AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '_paceline_*'"
+        f"AND name NOT GLOB 'sqlite_*' AND {'' if ours else 'NOT '}name GLOB '_paceline_*'"
     )
     return {str(name): str(sql) for name, sql in connection.execute(query)}
 

@@ -60,6 +60,7 @@ def lost(fake: FakeClient) -> FakeClient:
         }
     ]
     requests = [request(), request(acknowledged=None, request_id=None), request(acknowledged=False, cut=True)]
+    requests.append(request(index=20, sql=None, acknowledged=None, problem="it was never logged"))
     fake.admin_answers["lost_show"] = [item(requests=requests, rows=rows, rows_problem=None)]
     return fake
 
@@ -96,7 +97,8 @@ def test_lost_show_takes_the_beginning_of_an_id(lost: FakeClient, id: str) -> No
         "acknowledged: unknown",
         "not acknowledged",
         "values were cut",
-        "3: 1 acknowledged, 1 not acknowledged, 1 with acknowledgement unknown",
+        "4: 1 acknowledged, 1 not acknowledged, 2 with acknowledgement unknown",
+        "it was never logged",
         '- [1, "a"]',
         '+ [1, "b"]',
         '+ [2, "c"]',

@@ -11,6 +11,10 @@ import pytest
 from clifakes import POSITION, FakeClient, member, run, status
 
 from paceline.cli.cluster import Cluster, LocalNode, Source, node_addresses
+from paceline.cli.commands import node
+from paceline.cli.context import Target
+from paceline.cli.members import Overview
+from paceline.errors import PacelineError, TimedOut
 
 
 @pytest.fixture
@@ -379,3 +383,19 @@ def test_forced_backup_that_fails_keeps_the_old_one(
     monkeypatch.setattr(backup, "_copy", works)
     shape = json.loads(run(["backup", str(file), "--force", "--json"]).stdout)
     assert file.read_text() == "new" and shape["bytes"] == 3 and shape["position"] == POSITION
+
+
+def test_node_add_gives_up_on_a_node_that_never_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(tmp_path, "main", [], None)
+    cluster.node_dir("n4").mkdir()
+    target = Target([], cluster)
+    monkeypatch.setattr(node, "look", lambda _target: Overview(None, [], {}))
+    error = "paceline: no room\n  hint: make some\n"
+    cluster.log_path("n4").write_text(error * 2)
+    with pytest.raises(TimedOut):
+        node._follow_join(target, cluster, "n4", 0.0)
+    cluster.log_path("n4").write_text(error * 3)
+    with pytest.raises(PacelineError, match=r"n4 does not start: no room \(make some\).*node remove n4"):
+        node._follow_join(target, cluster, "n4", 60.0)

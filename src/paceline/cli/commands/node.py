@@ -20,6 +20,7 @@ from paceline.ids import check_node_name
 __all__ = ["command"]
 
 _POLL_SECONDS: Final = 0.25
+_ERRORS_MAX: Final = 3
 
 
 @click.group("node")
@@ -70,7 +71,20 @@ def _make_node(cluster: Cluster, name: str, backup: Path | None) -> None:
             fresh.nodes.append(node)
 
 
-def _follow_join(target: Target, name: str, limit: float) -> dict[str, Any]:
+def _check_starts(cluster: Cluster, name: str) -> None:
+    """A node that ended with an error again and again needs help, not patience."""
+    from paceline.cli.supervisor import last_words
+
+    log = cluster.log_path(name)
+    said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    if sum(line.startswith("paceline: ") for line in said.splitlines()) >= _ERRORS_MAX:
+        raise PacelineError(
+            f"{name} does not start: {last_words(log)}",
+            hint=f"undo it with: paceline node remove {name}, and remove {cluster.node_dir(name)}",
+        )
+
+
+def _follow_join(target: Target, cluster: Cluster, name: str, limit: float) -> dict[str, Any]:
     """Show the transfer until the node is a voter; returns its row."""
     deadline = time.monotonic() + limit
     with progress_bar(f"{name} joins", "pages") as advance:
@@ -81,6 +95,8 @@ def _follow_join(target: Target, name: str, limit: float) -> dict[str, Any]:
                 advance(int(progress["units_done"]), int(progress["units_total"]))
             if row.get("voting") == "voter" and row.get("up") and row.get("health") == "ok":
                 return row
+            if not row.get("up"):
+                _check_starts(cluster, name)
             if time.monotonic() > deadline:
                 raise TimedOut(
                     f"{name} is not a voter after {limit:g} s (it is {row.get('voting', 'unknown')}, "
@@ -124,7 +140,7 @@ def add(name: str, directory: str | None, connect: str | None, backup: Path | No
     if cluster.supervisor() is None:
         click.echo(f"{name} is made; it will join when the cluster runs (paceline up --dir {cluster.path})")
         return
-    row = _follow_join(target._replace(addresses=[n.listen for n in cluster.nodes]), name, timeout)
+    row = _follow_join(target._replace(addresses=[n.listen for n in cluster.nodes]), cluster, name, timeout)
     took = time.monotonic() - started
     click.echo(f"{name} is a voter after {took:.1f} s: {row['address']}, {cluster.database_path(name)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clifakes import POSITION, FakeClient, run
+from clifakes import FakeClient, run
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
@@ -69,7 +69,7 @@ def test_settings_travel_with_the_statements(shell: Shell, fake: FakeClient) -> 
     shell(".read session")
     shell("SELECT 1;")
     assert fake.calls[0][2] == "any 2"
-    assert fake.calls[1][3:] == ("session", POSITION), "a session read sees what this shell wrote"
+    assert fake.calls[1][3:] == ("session", None), "the client knows what this shell has seen"
     shell(".durability default")
     shell("DELETE FROM t;")
     assert fake.calls[2][2] is None

@@ -159,7 +159,7 @@ class FakeService:
     async def admin(self, op: str, params: dict[str, Any]) -> dict[str, Any]:
         if op == "crash":
             raise RuntimeError("a bug")
-        if op != "echo":
+        if op not in ("echo", "lost_list", "lost_show"):
             raise UsageError(f"unknown operation {op!r}")
         return {"op": op, **params}
 

@@ -127,6 +127,18 @@ async def test_ready_is_503_until_the_node_has_caught_up(node: Node) -> None:
     assert answer.status == 503 and answer.json["ready"] is False
 
 
+async def test_outcome_lost_writes_and_metrics_have_paths_of_their_own(node: Node) -> None:
+    node.service.outcomes["POS"] = "lost"
+    assert (await node.get("/api/v1/writes/POS")).json == {"outcome": "lost", "position": "POS", "node": "n1"}
+    assert (await node.get("/api/v1/writes/nonsense")).status == 400
+    assert (await node.get("/api/v1/lost")).json == {"op": "lost_list"}
+    assert (await node.get("/api/v1/lost/ID?node=n2")).json == {"op": "lost_show", "id": "ID", "node": "n2"}
+    metrics = await node.get("/metrics")
+    assert metrics.status == 200 and b'paceline_ready{cluster="c1",node="n1"} 1\n' in metrics.body
+    assert (await node.post("/api/v1/writes/POS")).status == 405
+    assert (await node.get("/api/v1/nowhere/ID")).status == 404
+
+
 async def test_head_has_the_headers_and_no_body(node: Node) -> None:
     answer = await http(node.address, "HEAD", "/healthz")
     assert (answer.status, answer.body) == (200, b"")

@@ -2,8 +2,8 @@
 
 A line is a dot-command or part of a SQL statement; :class:`Feeder` collects
 lines until SQLite sees a whole statement.  The session keeps the settings that
-dot-commands change and the token of the newest answer, so that ``.read
-session`` shows what this shell wrote, on whatever node answers.
+dot-commands change.  The client keeps the token of the newest answer, so that
+``.read session`` shows what this shell wrote, on whatever node answers, or says that a failover lost it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DOT_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ".schema": ("[TABLE]", "show CREATE statements"),
     ".nodes": ("", "list nodes with addresses and health"),
     ".status": ("", "roles, positions, lag, durability"),
-    ".read": ("local|session|leader", "level of reads"),
+    ".read": ("local|session|leader|linearizable", "level of reads"),
     ".durability": ("[LEVEL|default]", "what writes wait for"),
     ".mode": ("table|csv|json", "how rows are printed"),
     ".timer": ("[on|off]", "show the time of each statement"),
@@ -94,7 +94,6 @@ class Session:
         self.read: ReadLevel = "local"
         self.durability: str | None = None
         self.timer = False
-        self.token: str | None = None
         self.schema_changed = True
 
     # -- input --------------------------------------------------------------------
@@ -109,7 +108,6 @@ class Session:
             self._client,
             text,
             read=self.read,
-            token=self.token if self.read == "session" else None,
             durability=self.durability,
         )
         elapsed = (time.perf_counter() - started) * 1000
@@ -119,8 +117,6 @@ class Session:
             self._out(f"time: {human_ms(elapsed)}")
 
     def _show(self, answer: Answer) -> None:
-        if answer.position is not None:
-            self.token = answer.position
         if answer.columns is not None:
             if answer.rows or self.mode != "json":
                 self._out(render(answer.columns, answer.rows, self.mode, width_max=self._cell_width))

@@ -144,9 +144,12 @@ def running(folder: Path) -> Iterator[Nodes]:
             nodes.start(name)
         cluster.wait_until_healthy(3)
         yield nodes
+    except BaseException:
+        print(f"the nodes' logs (node.log) are in {cluster.path}", file=sys.stderr)
+        raise
     finally:
         nodes.stop()
-        shutil.rmtree(cluster.path.parent)
+    shutil.rmtree(cluster.path.parent)
 
 
 def in_line(cluster: LocalCluster, name: str) -> bool:

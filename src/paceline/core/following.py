@@ -114,6 +114,14 @@ class Following(ReplicaState):
             ),
         )
 
+    def _report_applied(self) -> None:
+        """Tell the leader, who waits for it, once its commit is in the database."""
+        if self._leading is not None or self.leader is None:
+            self._report_applied_at = Index(0)
+        elif self.applied >= self._report_applied_at:
+            self._report_applied_at = Index(0)
+            self._report()
+
     def _advance_to(self, commit: Index) -> None:
         commit = min(commit, self._verified)
         if commit > self.commit:

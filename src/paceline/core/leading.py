@@ -140,12 +140,15 @@ class Leading:
                 self.send(name, SnapshotNeeded(self.term, self.log.base.index))
         return self.round
 
-    def announce(self, commit: Index) -> None:
-        """Tell how far followers may apply, to those that no append has told; round 0 wants no answer."""
+    def announce(self, commit: Index, *, want_applied: bool) -> None:
+        """Tell how far followers may apply, to those that no append has told; round 0 wants no answer.
+
+        ``want_applied``: tell it to everybody who has not applied it, and have them report.
+        """
         for name, progress in self.followers.items():
-            if progress.told < commit:
+            if progress.told < commit or (want_applied and progress.applied < commit):
                 progress.told = commit
-                self.send(name, Heartbeat(self.term, commit, 0))
+                self.send(name, Heartbeat(self.term, commit, 0, want_applied))
 
     def reads_ready(
         self, commit: Index, voters: frozenset[NodeId], now_ms: int
@@ -201,19 +204,21 @@ class Leading:
         self, durability: Durability, commit: Index, own: Index, voters: frozenset[NodeId], now_ms: int
     ) -> Index:
         """The highest index with this durability."""
-        if durability.level is Level.QUORUM:
+        if durability.level is Level.QUORUM and not durability.applied:
             return commit
+        return reached(durability, self.facts(commit, own, voters, now_ms))
+
+    def facts(self, commit: Index, own: Index, voters: frozenset[NodeId], now_ms: int) -> Facts:
+        """What is known now of everybody's progress."""
         oldest = now_ms - self.timing.election_timeout_ms
-        return reached(
-            durability,
-            Facts(
-                last=self.last.index,
-                own=own,
-                commit=commit,
-                durable={name: progress.durable for name, progress in self.followers.items()},
-                reachable=frozenset(name for name in self.followers if self._heard_since(name, oldest)),
-                voters=frozenset(voters - {self.name}),
-            ),
+        return Facts(
+            last=self.last.index,
+            own=own,
+            commit=commit,
+            durable={name: progress.durable for name, progress in self.followers.items()},
+            applied={name: progress.applied for name, progress in self.followers.items()},
+            reachable=frozenset(name for name in self.followers if self._heard_since(name, oldest)),
+            voters=frozenset(voters - {self.name}),
         )
 
     def _durable(self, name: NodeId) -> Index:

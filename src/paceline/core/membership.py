@@ -42,6 +42,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     durability: str
     writes: str = "on"
     """``on`` or ``stopped``."""
+    unreached: str = "wait"
+    """What happens to a write whose durability cannot be reached: ``wait`` (until its time limit), ``fail`` (it is
+    refused before it runs) or ``degrade`` (after ``degrade_after_ms`` the leader's own disk is enough)."""
+    degrade_after_ms: int = 1_000
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):

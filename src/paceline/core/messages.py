@@ -81,12 +81,13 @@ class AppendResponse(msgspec.Struct, frozen=True, tag=4, array_like=True):
 class Heartbeat(msgspec.Struct, frozen=True, tag=5, array_like=True):
     """I lead ``term``; ``commit`` counts only as far as the follower has verified its log.
 
-    ``round`` 0 only tells the commit index and wants no answer.
+    ``round`` 0 only tells the commit index and wants no answer.  ``want_applied``: report when the commit is applied.
     """
 
     term: Term
     commit: Index
     round: int
+    want_applied: bool = False
 
 
 class SnapshotNeeded(msgspec.Struct, frozen=True, tag=6, array_like=True):

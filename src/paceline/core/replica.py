@@ -21,6 +21,7 @@ config and barrier entries follow.
 from __future__ import annotations
 
 from paceline.core.campaigning import Campaigning
+from paceline.core.durability import Durability, missing
 from paceline.core.effects import Role
 from paceline.core.entry import Entry, EntryKind, encode_entry
 from paceline.core.following import Following
@@ -128,6 +129,9 @@ class Replica(Campaigning, Following):
                     self._advance_to(message.commit)
                     if message.round:
                         self._report(round_=message.round)
+                    if message.want_applied:
+                        self._report_applied_at = min(message.commit, self.commit)
+                        self._report_applied()
             case AppendResponse():
                 self._on_append_response(sender, message, now_ms)
             case SnapshotNeeded():
@@ -340,6 +344,8 @@ class Replica(Campaigning, Following):
 
     def applied_to(self, index: Index) -> None:
         self.applied = index
+        if self._report_applied_at:
+            self._report_applied()
 
     def _advance(self) -> None:
         """Raise the commit index when a majority has more."""
@@ -357,7 +363,12 @@ class Replica(Campaigning, Following):
         if self._leading:
             self._send(name, SnapshotNeeded(self.term, self.log.base.index))
 
-    def announce_commit(self) -> None:
+    def announce_commit(self, *, want_applied: bool = False) -> None:
         """Tell followers at once how far they may apply (when no append is on its way)."""
         if self._leading:
-            self._leading.announce(self.commit)
+            self._leading.announce(self.commit, want_applied=want_applied)
+
+    def missing(self, durability: Durability, now_ms: int) -> str | None:
+        """Leader: why this durability cannot be reached as things are now."""
+        assert self._leading is not None
+        return missing(durability, self._leading.facts(self.commit, self.durable, self.voters, now_ms))

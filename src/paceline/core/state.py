@@ -51,6 +51,8 @@ class ReplicaState(ABC):
         self.commit = commit
         self.durable = log.last.index
         self.applied = Index(0)
+        self._report_applied_at = Index(0)
+        """The leader wants to hear when this is applied; 0: nothing."""
         self.database_end = Index(0)
         """Up to here the database may hold entries of this log, applied or about to be."""
         self.wall_us = 0

@@ -3,6 +3,10 @@
 Nothing leaves earlier, not even an error: that a key already exists may be known
 only from a transaction that a failover could still take back.  Items of one level
 wait in index order, so settling looks only at the head of each queue.
+
+Semi-synchronous replication as databases know it is the policy ``degrade``: a level that was not reached in time
+falls back to the leader's own disk, for everybody who asks for it, until what was answered so far
+has reached the level after all.  The receipt says what was really reached.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from paceline.core.durability import parse_durability
+from paceline.core.durability import Durability, Level, parse_durability
 from paceline.core.replica import Replica
 from paceline.engines.base import Outcome, WriteRequest
 from paceline.errors import OutcomeUnknown, PacelineError
@@ -21,6 +25,8 @@ from paceline.node.replies import Receipt, WriteReply
 
 __all__ = ["Acks", "Done", "Pending"]
 
+_FALLBACK = Durability(Level.LOCAL)
+_BELOW = (Level.ASYNC, Level.LOCAL)
 _REIGNS = 16
 """So many of its own last reigns a node remembers whom it acknowledged in."""
 
@@ -40,21 +46,38 @@ class Pending(msgspec.Struct, gc=False):
 class _Item(msgspec.Struct, gc=False):
     position: Position
     replies: list[Pending]
+    since_ms: int
+
+
+Changed = Callable[[str, bool], None]
+"""Hears of a level that is degraded now, or no longer."""
 
 
 class Acks:
     def __init__(self) -> None:
         self._levels: dict[str, deque[_Item]] = {}
+        self._degraded: dict[str, Index] = {}
+        """Levels that fell back, and up to where they were answered by less."""
         self.waiting = 0
         """Requests that have run and wait for their reply."""
         self._told: dict[Term, dict[str, Index]] = {}
         """By reign of this process: up to where the requests of each level were acknowledged."""
 
-    def add(self, level: str, position: Position, replies: list[Pending]) -> None:
+    @property
+    def want_applied(self) -> bool:
+        """Whether somebody waits until followers have applied something."""
+        return any(items and parse_durability(level).applied for level, items in self._levels.items())
+
+    @property
+    def degraded(self) -> list[str]:
+        """Levels that are answered by the leader's own disk for now."""
+        return sorted(self._degraded)
+
+    def add(self, level: str, position: Position, replies: list[Pending], now_ms: int) -> None:
         items = self._levels.get(level)
         if items is None:
             items = self._levels[level] = deque()
-        items.append(_Item(position, replies))
+        items.append(_Item(position, replies, now_ms))
         self.waiting += len(replies)
 
     def told(self, term: Term, index: Index) -> frozenset[str] | None:
@@ -75,14 +98,40 @@ class Acks:
             if not items:
                 continue
             index = replica.reached(parse_durability(level), now_ms)
-            while items and items[0].position.index <= index:
+            fallen = level in self._degraded
+            enough = max(index, replica.reached(_FALLBACK, now_ms)) if fallen else index
+            while items and items[0].position.index <= enough:
                 item = items.popleft()
-                receipt = _receipt(level, item.position, replica)
+                if item.position.index <= index:
+                    receipt = _receipt(level, item.position, replica)
+                else:
+                    receipt = _receipt(str(_FALLBACK), item.position, replica, asked=level)
+                    self._degraded[level] = item.position.index
                 self.waiting -= len(item.replies)
-                told[level] = max(told.get(level, Index(0)), item.position.index)  # a repeat's is an earlier one
+                told[level] = max(
+                    told.get(level, Index(0)), item.position.index
+                )  # a repeat's is an earlier one
                 for reply in item.replies:
                     assert reply.outcome is not None
                     reply.done(WriteReply(reply.outcome, receipt))
+
+    def degrade(self, replica: Replica, after_ms: int, now_ms: int, changed: Changed) -> None:
+        """Let levels fall back that have kept somebody waiting for too long, and come back once they are reached."""
+        for level, answered in list(self._degraded.items()):
+            if replica.reached(parse_durability(level), now_ms) >= answered:
+                del self._degraded[level]
+                changed(level, False)
+        for level, items in self._levels.items():
+            late = items and now_ms - items[0].since_ms >= after_ms
+            if late and level not in self._degraded and parse_durability(level).level not in _BELOW:
+                self._degraded[level] = items[0].position.index
+                changed(level, True)
+        if self._degraded:
+            self.settle(replica, now_ms)
+
+    def trust(self) -> None:
+        """No level falls back any longer: the policy or the leader is another one."""
+        self._degraded.clear()
 
     def expire(self, now_ms: int) -> None:
         """Tell clients whose time is up that the outcome is open."""
@@ -100,6 +149,7 @@ class Acks:
 
     def abandon(self, reason: str) -> None:
         """This node no longer leads: what was waiting may or may not survive."""
+        self.trust()
         for items in self._levels.values():
             while items:
                 item = items.popleft()
@@ -113,7 +163,7 @@ class Acks:
                     )
 
 
-def _receipt(level: str, position: Position, replica: Replica) -> Receipt:
+def _receipt(level: str, position: Position, replica: Replica, asked: str | None = None) -> Receipt:
     index = position.index
     durable = [replica.name] if replica.durable >= index else []
     applied = [str(replica.name)]
@@ -130,6 +180,7 @@ def _receipt(level: str, position: Position, replica: Replica) -> Receipt:
         [str(name) for name in durable],
         applied,
         str(replica.name),
+        asked,
     )
 
 

@@ -173,6 +173,7 @@ class Node:
         now_ms = self.ports.now_ms()
         self.replica.tick(now_ms, self.ports.wall_us())
         self.drain()
+        self.writes.tick(now_ms)
         self.acks.expire(now_ms)
         self.reads.expire(now_ms)
         self.members.tick(now_ms)
@@ -278,12 +279,13 @@ class Node:
         self.syncing.keep_membership()
         if self.leads and not self._announcing:
             self._announcing = True
-            self.ports.later(_ANNOUNCE_BUSY_MS if self.writes.busy else _ANNOUNCE_MS, self._announce)
+            delay_ms = _ANNOUNCE_BUSY_MS if self.writes.busy else _ANNOUNCE_MS
+            self.ports.later(0 if self.acks.want_applied else delay_ms, self._announce)
 
     def _announce(self) -> None:
         """Followers that no append has told of the commit index meanwhile hear of it now."""
         self._announcing = False
-        self.replica.announce_commit()
+        self.replica.announce_commit(want_applied=self.acks.want_applied)
         self.drain()
 
     # -- the state lane ---------------------------------------------------------------------

@@ -6,12 +6,19 @@
     linearizable   any node, once a majority has confirmed the leader and this node has applied what was
                    committed then (``core/readindex.py``); held like ``leader``
 
+    bounded MS  any node whose state is known to be at most so many milliseconds old
+
+How old a state is is measured without anybody else's clock: a read index that was asked for at a moment and is applied
+here proves that everything committed before that moment is here.  When the last proof is too old, a new one is
+fetched.
+
 Holding the answer, not the read: the snapshot is taken at once.  An answer is held for a position, not for an
 index: when a new leader's history takes its place the answer is thrown away.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Reads"]
 
 Answer = Callable[[QueryReply | PacelineError], None]
-LEVELS = ("local", "session", "leader", "linearizable")
+LEVELS = ("local", "session", "leader", "linearizable", "bounded MS")
+_CONFIRMED = ("leader", "linearizable", "bounded")
+_BOUNDED = re.compile(r"^bounded[ (]+(\d{1,8})\s*(?:ms)?\)?$")
 _ASK_AGAIN_MS = 200
 
 
@@ -49,6 +58,7 @@ class _Asked:
     """A linearizable read that waits for its read index."""
 
     deadline_ms: int
+    began_ms: int
     asked_ms: int
     go: Callable[[], None]
     fail: Callable[[PacelineError], None]
@@ -58,6 +68,8 @@ class Reads:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._asked: dict[int, _Asked] = {}
+        self._fresh: tuple[int, Index] = (-(1 << 60), Index(0))
+        """When a read index was last asked for that came, and the index: what was committed then."""
         self._numbers = node.ports.random.randrange(1 << 32) << 20
         """Not from zero: an answer to an earlier process of this node must not be taken for one of ours."""
         self._for_applied: list[_Held] = []
@@ -106,6 +118,12 @@ class Reads:
             self._session(token, deadline_ms, run, done)
         elif read == "linearizable":
             self._ask(deadline_ms, run, done)
+        elif bound := _BOUNDED.match(read):
+            fresh_ms, index = self._fresh
+            if node.ports.now_ms() - fresh_ms <= int(bound[1]) and node.applied >= index:
+                run()
+            else:
+                self._ask(deadline_ms, run, done)
         else:
             done(UsageError(f"unknown read level {read!r}", hint=f"use one of: {', '.join(LEVELS)}"))
 
@@ -116,7 +134,7 @@ class Reads:
             return
         self._numbers += 1
         number, now_ms = self._numbers, node.ports.now_ms()
-        self._asked[number] = _Asked(deadline_ms, now_ms, run, done)
+        self._asked[number] = _Asked(deadline_ms, now_ms, now_ms, run, done)
         replica.read_index(number, now_ms)
         node.drain()
 
@@ -126,6 +144,7 @@ class Reads:
             asked = self._asked.pop(number, None)
             if asked is None:
                 continue
+            self._fresh = max(self._fresh, (asked.began_ms, index))
 
             def late(fail: Callable[[PacelineError], None] = asked.fail) -> None:
                 fail(
@@ -196,7 +215,7 @@ class Reads:
             node.replica.term,
             str(node.replica.name),
         )
-        if read not in ("leader", "linearizable"):
+        if not read.startswith(_CONFIRMED):
             done(reply)
             return
         if index is None or position is None:

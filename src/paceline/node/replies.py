@@ -22,6 +22,8 @@ class Receipt(msgspec.Struct, gc=False):
     durable_on: list[str]
     applied_on: list[str]
     leader: str
+    asked: str | None = None
+    """The level that was asked for and not reached in time, when the cluster degrades."""
 
 
 class WriteReply(msgspec.Struct, gc=False):

@@ -48,6 +48,8 @@ class Writes:
         self._crowd = 0.0
         self._gathering = False
         self._gathered = False
+        self._must_be_reachable = False
+        """The cluster refuses a write whose durability cannot be reached now."""
         self._quick = QuickGroups()
         self.gave_up = 0
         self.groups = 0
@@ -65,6 +67,22 @@ class Writes:
     def reconsider(self) -> None:
         """Something changed on which it depends what this node takes: role, membership, a full disk."""
         self._levels.clear()
+        membership = self._node.replica.membership
+        self._must_be_reachable = membership is not None and membership.settings.unreached == "fail"
+
+    def tick(self, now_ms: int) -> None:
+        """Let levels of durability fall back when the cluster is told to."""
+        node, membership = self._node, self._node.replica.membership
+        if membership is None or not node.leads:
+            return
+        if membership.settings.unreached != "degrade":
+            node.acks.trust()
+            return
+
+        def changed(level: str, degraded: bool) -> None:
+            node.ports.event("degraded" if degraded else "restored", durability=level)
+
+        node.acks.degrade(node.replica, membership.settings.degrade_after_ms, now_ms, changed)
 
     def submit(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
         """Queue a request; ``done`` is called exactly once, on the loop."""
@@ -75,6 +93,16 @@ class Writes:
                 done(refused)
                 return
             level = self._levels[request.durability]
+        if self._must_be_reachable and (
+            why := self._node.replica.missing(parse_durability(level), self._node.ports.now_ms())
+        ):
+            done(
+                Unavailable(
+                    f"{why}; nothing was done",
+                    hint="ask for a lower durability, or repeat when they are back",
+                )
+            )
+            return
         request.durability = level
         self._queue.append(Pending(request, done, self._node.ports.now_ms() + timeout_ms))
         self._node.pump_soon()
@@ -238,19 +266,19 @@ class Writes:
         node.drain()
 
     def _wait(self, batch: list[Pending], result: GroupResult, position: Position) -> None:
-        acks = self._node.acks
+        acks, now_ms = self._node.acks, self._node.ports.now_ms()
         levels: dict[str, list[Pending]] = {}
         for queued, outcome in zip(batch, result.outcomes, strict=True):
             queued.outcome = outcome
             level = queued.request.durability
             if outcome.repeated_at is not None:
-                acks.add(level, self._earlier(outcome.repeated_at) or position, [queued])
+                acks.add(level, self._earlier(outcome.repeated_at) or position, [queued], now_ms)
             elif level in levels:
                 levels[level].append(queued)
             else:
                 levels[level] = [queued]
         for level, replies in levels.items():
-            acks.add(level, position, replies)
+            acks.add(level, position, replies, now_ms)
 
     def _earlier(self, first_index: Index) -> Position | None:
         """End position of the transaction that a repeated request belongs to, while the log still knows it."""

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from coretools import MemoryLog, chain_of, member, membership
 
-from paceline.core.durability import Durability, Facts, Level, parse_durability, reached, unsatisfiable
+from paceline.core.durability import (
+    Durability,
+    Facts,
+    Level,
+    missing,
+    parse_durability,
+    reached,
+    survives,
+    unsatisfiable,
+)
 from paceline.core.election import may_campaign, refusal
 from paceline.core.hardstate import HardState
 from paceline.core.membership import History, differing_voters, majority
@@ -47,6 +58,53 @@ def test_durability_reached(level: str, index: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("level", "index"),
+    [
+        ("any 1+applied", 5),  # n2 has applied 5
+        ("any 2 + applied", 4),
+        ("first 1 (n2)+applied", 5),
+        ("quorum+applied", 5),  # the leader itself and n2
+        ("all+applied", 2),
+    ],
+)
+def test_durability_with_applied_waits_for_databases_too(level: str, index: int) -> None:
+    applied = {"n2": Index(5), "n3": Index(4), "n4": Index(2)}
+    facts = dataclasses.replace(FACTS, applied=applied, voters=frozenset(applied))
+    facts = dataclasses.replace(facts, voters=frozenset({"n2", "n4"}) if "quorum" in level else facts.voters)
+    assert reached(parse_durability(level), facts) == index
+
+
+def test_applied_never_exceeds_the_commit() -> None:
+    facts = dataclasses.replace(FACTS, commit=Index(3), applied={n: Index(9) for n in FACTS.durable})
+    assert reached(parse_durability("any 1+applied"), facts) == 3
+
+
+@pytest.mark.parametrize("text", ["async+applied", "local +applied", "quorum+applied+applied", "+applied"])
+def test_applied_belongs_to_levels_of_followers(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_durability(text)
+
+
+def test_what_cannot_be_reached_now_names_who_is_silent() -> None:
+    facts = dataclasses.replace(FACTS, reachable=frozenset({"n2"}), voters=frozenset({"n2", "n3"}))
+    assert missing(parse_durability("any 1"), facts) is None
+    assert missing(parse_durability("quorum"), facts) is None
+    assert missing(parse_durability("local"), facts) is None
+    for level in ("all", "any 2", "first 1 (n3)"):
+        why = missing(parse_durability(level), facts)
+        assert why is not None and "n3" in why
+
+
+def test_every_level_says_what_it_survives() -> None:
+    assert "any 1 of 3 nodes" in survives(parse_durability("quorum"), 3)
+    assert "any 2 of 5 nodes" in survives(parse_durability("quorum"), 5)
+    assert "failover included" in survives(parse_durability("any 1"), 3)
+    assert "not every failover" in survives(parse_durability("any 1"), 5)
+    assert "any 4 disks" in survives(parse_durability("all"), 5)
+    assert "nothing" in survives(parse_durability("async"), 3)
+
+
+@pytest.mark.parametrize(
     "text", ["", "any", "any 0", "any -1", "first 2 (a)", "first 1 (a, a)", "sync", "all 3"]
 )
 def test_unknown_durability_is_refused_with_the_syntax(text: str) -> None:
@@ -55,7 +113,10 @@ def test_unknown_durability_is_refused_with_the_syntax(text: str) -> None:
     assert "quorum" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("text", ["async", "local", "any 2", "first 1 (a, b)", "quorum", "all"])
+@pytest.mark.parametrize(
+    "text",
+    ["async", "local", "any 2", "first 1 (a, b)", "quorum", "all", "all+applied", "first 1 (a)+applied"],
+)
 def test_durability_prints_as_it_reads(text: str) -> None:
     assert str(parse_durability(text)) == text
 

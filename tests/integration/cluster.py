@@ -368,8 +368,10 @@ class Cluster:
 
     @staticmethod
     def _is_level(node: Node, commit: int) -> bool:
+        """What it has applied may be of another history until its own commit index, too, has come that far."""
         status = node.status()
-        return status["applied"] >= commit and status["health"] == "ok" and status["ready"]
+        far = min(status["applied"], status["commit"]) >= commit
+        return far and status["health"] == "ok" and status["ready"]
 
     def wait_for_voter(self, node: Node, seconds: float = START_SECONDS) -> None:
         def votes() -> bool:

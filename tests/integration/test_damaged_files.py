@@ -132,6 +132,54 @@ def test_damaged_page_of_a_follower_is_seen_and_healed_by_verify(cluster: Cluste
     cluster.assert_equal()
 
 
+def rotten(make_cluster: MakeCluster, authority: str) -> tuple[Cluster, Node]:
+    """A cluster whose leader's file has a flipped bit that no time stamp shows; and that leader."""
+    cluster = make_cluster(3, authority=authority)
+    cluster.start()
+    cluster.wait_ready()
+    node = cluster.leader
+    with node.client() as client:
+        client.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)")
+        for number in range(40):
+            client.execute([("INSERT INTO t (body) VALUES (?)", [f"row {number} " + "x" * 500])])
+    cluster.wait_level()
+    cluster.stop()
+    damage_page_of(node, b"row 7 xxx", silently=True)
+    cluster.start()
+    cluster.wait_ready()
+    if cluster.leader is not node:
+        with cluster.leader.client() as client:
+            client.admin("switch", node=node.name)
+        eventually("the damaged one leads", lambda: cluster.leader is node)
+    return cluster, node
+
+
+def test_damaged_page_of_the_leader_is_outvoted_and_healed_by_verify(make_cluster: MakeCluster) -> None:
+    """Its damage must not travel to the good copies: the majority is right, whoever leads."""
+    cluster, node = rotten(make_cluster, "auto")
+    said = len(node.output)
+    report = cluster.verify()
+    found = {one["name"]: one["digest"] for one in report["nodes"]}
+    [good] = {digest for name, digest in found.items() if name != node.name}
+    assert found[node.name] != good == report["digest"]
+    eventually("it has handed over and fetched what differs", lambda: "installed" in node.output[said:])
+    cluster.wait_ready()
+    cluster.assert_equal()
+    assert cluster.leader is not node
+    for one in cluster.nodes.values():
+        assert one.query("SELECT count(*) FROM t WHERE body LIKE 'row 7 %'") == [[1]]
+
+
+def test_outvoted_leader_that_cannot_hand_over_gives_nobody_its_damage(make_cluster: MakeCluster) -> None:
+    cluster, node = rotten(make_cluster, "designated")
+    report = cluster.verify()
+    assert {one["digest"] for one in report["nodes"] if one["name"] != node.name} == {report["digest"]}
+    eventually("it says so", lambda: "differs" in node.output)
+    for follower in cluster.followers:
+        assert "re-sync" not in follower.output
+        assert follower.query("SELECT count(*) FROM t WHERE body LIKE 'row 7 %'") == [[1]]
+
+
 def test_damaged_page_of_a_follower_is_noticed_and_healed_by_the_next_change_to_it(cluster: Cluster) -> None:
     node = cluster["n2"]
     said = len(node.output)

@@ -3,16 +3,23 @@
 The leader puts a ``BARRIER`` entry into the log.  It touches no database, but every node pins its
 state exactly there: the leader before its next group, a follower between two
 batches.  Each then digests its pin at leisure; equal digests mean bit-identical
-databases at that position, and a follower whose digest differs is told to re-sync.
+databases at that position.
+
+Who is right when they differ?  What a majority of the voters has, whoever leads: a disk rots under a leader as well.
+A follower that differs from it is told to re-sync; a leader that differs hands over and re-syncs; without a
+majority nothing is touched, because the only good copy may be any of them.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paceline.core.entry import Entry, EntryKind
+from paceline.core.membership import majority
 from paceline.engines.base import Pin
+from paceline.errors import Corruption, PacelineError
 from paceline.ids import NodeId, Position
 from paceline.node.ports import Lane
 
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Verifier"]
 
 _KEPT = 32
+_STEP_BACK_MS = 5_000
 
 
 class Verifier:
@@ -83,12 +91,42 @@ class Verifier:
     def result(self, key: str) -> dict[str, Any] | None:
         return self._results.get(key)
 
-    def judge(self, key: str, follower: NodeId, digest: str) -> None:
-        """Leader: a follower's digest at the barrier ``key``; one that differs from ours is healed, once."""
+    def judge(self, key: str, digests: Mapping[NodeId, str]) -> str | None:
+        """Leader: what the others found at the barrier ``key``.  Whoever differs from the majority is healed, once.
+
+        Returns the majority's digest, None while there is none.
+        """
+        node, replica = self._node, self._node.replica
         own = self._results.get(key, {}).get("digest")
-        if own is not None and digest != own and (key, follower) not in self._healed:
-            self._healed.add((key, follower))
-            self._node.heal(follower)
+        if own is None:
+            return None
+        found: dict[NodeId, str] = {**digests, replica.name: own}
+        counts = Counter(digest for name, digest in found.items() if name in replica.voters)
+        [(right, votes)] = counts.most_common(1) or [("", 0)]
+        if votes < majority(len(replica.voters)):
+            return None
+        for name, digest in found.items():
+            if digest == right or (key, name) in self._healed:
+                continue
+            self._healed.add((key, name))
+            if name == replica.name:
+                self._step_back(next(n for n in sorted(replica.voters) if found.get(n) == right))
+            elif own == right:
+                node.heal(name)
+        return right
+
+    def _step_back(self, to: NodeId) -> None:
+        """The leader's own database is the odd one: somebody else must lead before it can be healed."""
+        node = self._node
+        node.ports.event("differs", follower=node.replica.name)
+
+        def done(answer: dict[str, Any] | PacelineError) -> None:
+            if isinstance(answer, PacelineError):
+                node.ports.event("differs", follower=node.replica.name, stays=answer.message)
+            else:
+                node.quarantine(Corruption("the database differs from what a majority of the voters has"))
+
+        node.switch(to, _STEP_BACK_MS, done)
 
     def results(self) -> dict[str, dict[str, Any]]:
         return dict(self._results)

@@ -26,6 +26,7 @@ from paceline.runtime.events import Subscription
 from paceline.runtime.forwarding import Forwarder
 from paceline.runtime.lost import LostWrites
 from paceline.runtime.outcomes import outcome_of
+from paceline.runtime.settings import settings_report
 
 if TYPE_CHECKING:
     from paceline.runtime.process import NodeProcess
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["NodeService"]
 
 _VERIFY_MS = 2_000
+_FOUND = ("done", "failed")
+_FINAL = (*_FOUND, "unreachable")
+"""States of a verification after which nothing more is to be expected from that node."""
 _ASK_MS = 2_000
 _ADMIN_MS = 60_000
 _SWITCH_MS = 10_000
@@ -160,7 +164,9 @@ class NodeService:
 
         if read == "leader":
             return await self._forwarder.run(ask, here, timeout_ms, write=False)
-        if read == "linearizable":
+        if read == "linearizable" or (
+            read.startswith("bounded") and not self._process.node.reads.is_fresh(read)
+        ):
             return await self._forwarder.run(confirmed, here, timeout_ms, write=False)
         return await here(timeout_ms)
 
@@ -285,6 +291,13 @@ class NodeService:
         await self._changed(lambda: self._process.node.members.set_writes("on"))
         return {"writes": "on"}
 
+    async def _settings(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The settings in force, after the change that ``params`` want, if any; and what each durability means here."""
+        node = self._process.node
+        if params:
+            await self._changed(lambda: node.members.set_settings(params))
+        return settings_report(node)
+
     async def _changed(self, change: Callable[[], None]) -> None:
         """Make a change of membership or settings and wait until it is committed."""
         node = self._process.node
@@ -329,14 +342,14 @@ class NodeService:
 
         nodes = await asyncio.gather(*(ask(str(m.name), m.address) for m in membership.members))
         own = next((n for n in nodes if n["name"] == self.name), {})
-        for found in nodes:
-            if "digest" in found:
-                node.verifier.judge(key, NodeId(found["name"]), found["digest"])
+        digests = {NodeId(found["name"]): found["digest"] for found in nodes if "digest" in found}
+        right = node.verifier.judge(key, digests) if all(n["state"] in _FINAL for n in nodes) else None
         return {
             "id": key,
             "leader": self.name,
+            "digest": right,
             "position": own.get("position"),
-            "done": all(n["state"] in ("done", "failed") for n in nodes),
+            "done": all(n["state"] in _FOUND for n in nodes),
             "nodes": nodes,
         }
 
@@ -361,7 +374,9 @@ def _as_reply(result: ExecuteResult) -> WriteReply:
         ]
     receipt = None
     if (r := result.receipt) is not None:
-        receipt = Receipt(r.position, r.term, r.index, r.durability, r.durable_on, r.applied_on, r.leader)
+        receipt = Receipt(
+            r.position, r.term, r.index, r.durability, r.durable_on, r.applied_on, r.leader, r.asked
+        )
     repeated = Index(result.repeated_at) if result.repeated_at is not None else None
     return WriteReply(Outcome(results=results, repeated_at=repeated), receipt)
 
@@ -377,6 +392,7 @@ _ADMIN: dict[str, Any] = {
     "node_remove": NodeService._node_remove,
     "writes_stop": NodeService._writes_stop,
     "writes_start": NodeService._writes_start,
+    "settings": NodeService._settings,
     "verify": NodeService._verify,
     "verify_result": NodeService._verify_result,
     "switch": NodeService._switch,

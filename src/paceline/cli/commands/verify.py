@@ -18,9 +18,11 @@ _AWAY_SECONDS = 3.0
 
 
 def _judge(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per node; ``equal`` is whether its digest is the leader's (None: no digest)."""
+    """One row per node; ``equal`` is whether its digest is the majority's, or the leader's while there is none (None:
+    no digest)."""
     nodes = results.get("nodes", [])
-    reference = next((n.get("digest") for n in nodes if n.get("name") == results.get("leader")), None)
+    own = next((n.get("digest") for n in nodes if n.get("name") == results.get("leader")), None)
+    reference = results.get("digest") or own
     return [
         {**node, "equal": None if node.get("digest") is None else node["digest"] == reference}
         for node in nodes
@@ -59,9 +61,14 @@ def _show(rows: list[dict[str, Any]]) -> None:
     console().print(table)
 
 
-def _sentence(rows: list[dict[str, Any]]) -> str:
+def _sentence(rows: list[dict[str, Any]], *, decided: bool) -> str:
     if any(row["equal"] is False for row in rows):
-        return "NOT EQUAL: a node that differs re-syncs itself; see paceline status"
+        if decided:
+            return "NOT EQUAL: a node that differs from the majority re-syncs itself; see paceline status"
+        return (
+            "NOT EQUAL, and no majority of the voters agrees: nothing was changed. Start the voters that are down and "
+            "verify again; or remove the node that is wrong and add it anew"
+        )
     missing = [row["name"] for row in rows if row["equal"] is None]
     return f"equal as far as known; nothing from {', '.join(missing)}" if missing else "all equal"
 
@@ -96,5 +103,5 @@ def command(directory: str | None, connect: str | None, timeout: float, as_json:
         click.echo(json.encode({"equal": equal, "position": result.get("position"), "nodes": rows}))
     else:
         _show(rows)
-        click.echo(_sentence(rows))
+        click.echo(_sentence(rows, decided=bool(result.get("digest"))))
     raise click.exceptions.Exit(0 if equal else 1)

@@ -21,6 +21,7 @@ from paceline.engines.base import QueryResult
 from paceline.engines.sqlite.authorizer import Authorizer
 from paceline.engines.sqlite.connect import EngineOptions, open_reader
 from paceline.engines.sqlite.control import control
+from paceline.engines.sqlite.functions import TermFunction
 from paceline.engines.sqlite.position import read_position
 from paceline.engines.sqlite.results import RowCursor
 from paceline.engines.sqlite.sqlerrors import RUN_ERRORS, verdict
@@ -49,6 +50,7 @@ class _Reader:
         self._auth = Authorizer()
         self._control = self.connection.cursor().execute
         self._rows = RowCursor(self.connection)
+        self._term = TermFunction(self.connection)
         self.connection.set_authorizer(self._auth)
         self.connection.set_progress_handler(self._past_deadline, _PROGRESS_STEPS)
 
@@ -72,7 +74,9 @@ class _Reader:
         self._auth.trusted = True
         try:
             self._control(_BEGIN)
-            return read_position(self.connection)
+            position = read_position(self.connection)
+            self._term.see(position)
+            return position
         except apsw.Error as error:
             if self.connection.in_transaction:
                 self._control(_ROLLBACK)

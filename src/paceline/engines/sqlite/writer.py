@@ -32,6 +32,7 @@ from paceline.engines.sqlite.authorizer import Authorizer
 from paceline.engines.sqlite.connect import EngineOptions, open_writer
 from paceline.engines.sqlite.control import control
 from paceline.engines.sqlite.dedup import Dedup
+from paceline.engines.sqlite.functions import TermFunction
 from paceline.engines.sqlite.position import PositionWriter, check_cluster, read_position
 from paceline.engines.sqlite.results import RowCursor
 from paceline.engines.sqlite.sqlerrors import RUN_ERRORS, verdict
@@ -105,6 +106,7 @@ class Writer:
         self._release = connection.cursor().execute
         self._plain = connection.cursor().execute
         self._rows = RowCursor(connection)
+        self._term = TermFunction(connection)
         try:
             check_cluster(connection, cluster)
             self._position = PositionWriter(connection, cluster)
@@ -180,6 +182,7 @@ class Writer:
         """Run and commit.  Returns the outcomes and whether anything was committed."""
         outcomes: list[Outcome | None] = [None] * len(group.requests)
         self._give_up_at = group.give_up_at
+        self._term.term = group.slot.term
         try:
             changed = self._attempts(group, outcomes)
         except TookTooLong:

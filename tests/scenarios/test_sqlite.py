@@ -10,7 +10,6 @@ import pytest
 from saved import saved_seeds
 
 from paceline.sim.main import Result, simulate
-from paceline.sim.planted import PLANTED_SQLITE, planted
 
 FRESH = range(30_000, 30_040)
 NEVER_VACUOUS = (
@@ -71,15 +70,7 @@ def test_trace_does_not_depend_on_the_process() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", sorted(PLANTED_SQLITE))
-def test_planted_bug_is_found(name: str) -> None:
-    with planted(name):
-        assert any(simulate(seed, engine="sqlite").violation is not None for seed in range(1, 301))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("start", range(40_000, 40_400, 100))
+@pytest.mark.parametrize("start", range(40_000, 40_200, 50))
 def test_many_seeds(start: int) -> None:
-    for seed in range(start, start + 100):
+    for seed in range(start, start + 50):
         run(seed)

@@ -52,6 +52,7 @@ class _Seen:
     claimed: int = 0
     role: Role = Role.FOLLOWER
     checked_applied: int = 0
+    vote: tuple[int, str | None] = (0, None)
     led: int = 0
     """The end of its log when it last led: so far it may have been executing or applying."""
 
@@ -69,6 +70,8 @@ class Facts:
         self._votes: dict[tuple[int, str], NodeId] = {}
         self._terms: dict[str, int] = {}
         """By incarnation: what its disk held for certain when it died."""
+        self._durable_votes: dict[str, tuple[int, str | None]] = {}
+        """The same, with the vote."""
         self._chains: dict[tuple[int, int], bytes] = {}
         self._before: dict[Position, Position] = {}
         """What stood before a position that was ever in a log."""
@@ -94,6 +97,10 @@ class Facts:
             seen.role = replica.role
             if replica.role is Role.LEADER:
                 self._check_leader(process)
+        state = replica.hard_state
+        if (state.term, state.voted_for) != seen.vote:
+            self._check_kept(process, seen.vote)
+            seen.vote = state.term, state.voted_for
         if replica.commit != seen.commit:
             self._check_commit(process, seen.commit)
             seen.commit = replica.commit
@@ -112,6 +119,11 @@ class Facts:
     def _check_term(self, process: Process, term: int) -> None:
         known = max(self._seen[process.name].term, self._terms.get(process.incarnation, 0))
         self.judge("term_never_falls", term >= known, f"{process.name}: {known} -> {term}")
+
+    def _check_kept(self, process: Process, before: tuple[int, str | None]) -> None:
+        state = process.node.replica.hard_state
+        kept = state.term != before[0] or before[1] in (None, state.voted_for)
+        self.judge("vote_is_kept", kept, f"{process.name} had voted {before}, now {state}")
 
     def _check_leader(self, process: Process) -> None:
         term, name = process.node.replica.term, process.name
@@ -145,6 +157,10 @@ class Facts:
         self.judge("commit_never_falls", commit > before, f"{process.name}: {before} -> {commit}")
         last = node.replica.last.index
         self.judge("commit_within_log", commit <= last, f"{process.name}: commit {commit} > last {last}")
+        own = node.log.position_at(commit)
+        if node.replica.role is Role.LEADER and own is not None:
+            term = node.replica.term
+            self.judge("commits_in_own_term", own.term == term, f"{process.name} leads {term}, commits {own}")
         if node.log.base.index >= len(self.committed) and self._elected(process):
             self._commit_installed(process, node.log.base)
         for number in range(max(before, node.log.base.index) + 1, commit + 1):
@@ -284,7 +300,13 @@ class Facts:
         self._seen[process.name] = seen
         self._check_term(process, node.replica.term)
         seen.term = node.replica.term
+        self._check_kept(process, self._durable_votes.get(process.incarnation, (0, None)))
         log = node.log
+        why = node.quarantined
+        if (
+            process.cluster.options.sqlite is None
+        ):  # that engine rather re-syncs than trusts a file after some crashes
+            self.judge("no_needless_quarantine", why is None, f"{process.name} starts with: {why}")
         self.judge(
             "term_covers_log",
             log.last.term <= node.replica.term,
@@ -307,7 +329,8 @@ class Facts:
         """Called before its disk loses anything; a commit of its last, unfinished event may have been heard by others."""
         if process.up and process.node.replica.role is Role.LEADER:
             self.check_step(process)
-        term, _ = durable_vote(process.disk, process.paths.vote)
+        term, voted = durable_vote(process.disk, process.paths.vote)
+        self._durable_votes[process.incarnation] = term, voted
         self._terms[process.incarnation] = max(term, self._terms.get(process.incarnation, 0))
 
     def _chain(self, process: Process, position: Position) -> None:

@@ -1,4 +1,4 @@
-"""Planted bugs: faults put into the shipped code, to see that the checkers see.
+"""Bugs planted into the replication of the shipped code; the others stand in ``planted_*.py``, the table of all here.
 
 Each is a small change of the kind that real systems had (acknowledge before the sync, forget the vote,
 truncate what is committed ...), switched on from outside for the length of one run.  The shipped code has no
@@ -7,7 +7,7 @@ switches for them.  A checker that never caught a planted bug proves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 from unittest.mock import patch
@@ -19,13 +19,6 @@ from paceline.core.hardstate import HardState
 from paceline.core.leading import Leading
 from paceline.core.replica import Replica
 from paceline.engines.base import WriteRequest
-from paceline.engines.sqlite import surplus
-from paceline.engines.sqlite.capture import Capture
-from paceline.engines.sqlite.dedup import Dedup
-from paceline.engines.sqlite.engine import SqliteEngine
-from paceline.engines.sqlite.mark import Mark
-from paceline.engines.sqlite.pagesource import PageSource
-from paceline.engines.sqlite.walwriter import WalWriter
 from paceline.ids import Index
 from paceline.log.custody import Custody
 from paceline.log.journal import Log
@@ -37,15 +30,12 @@ from paceline.node.checkpoints import Checkpoints
 from paceline.node.installing import InstallActions
 from paceline.node.reads import Reads
 from paceline.sim.engine import MemoryEngine
+from paceline.sim.main import simulate
+from paceline.sim.planted_elections import ELECTION_BUGS
+from paceline.sim.planted_sqlite import SQLITE_BUGS
+from paceline.sim.planting import CRASHES, ELECTIONS, SNAPSHOTS, Planted, patched
 
-__all__ = ["PLANTED", "PLANTED_SQLITE", "planted"]
-
-Plant = Callable[[], Any]
-
-
-def _patched(owner: type, name: str, make: Callable[[Any], Any]) -> Any:
-    defined_in = next(base for base in owner.__mro__ if name in base.__dict__)
-    return patch.object(defined_in, name, make(defined_in.__dict__[name]))
+__all__ = ["PLANTED", "planted", "search"]
 
 
 def _reports_received_as_durable() -> Any:
@@ -61,7 +51,7 @@ def _reports_received_as_durable() -> Any:
 
         return report
 
-    return _patched(Replica, "_report", make)
+    return patched(Replica, "_report", make)
 
 
 def _leader_counts_unsynced() -> Any:
@@ -73,7 +63,7 @@ def _leader_counts_unsynced() -> Any:
 
         return committable
 
-    return _patched(Leading, "committable", make)
+    return patched(Leading, "committable", make)
 
 
 def _vote_is_not_synced() -> Any:
@@ -89,7 +79,7 @@ def _vote_is_not_synced() -> Any:
 
         return save
 
-    return _patched(VoteFile, "save", make)
+    return patched(VoteFile, "save", make)
 
 
 class _Unsynced:
@@ -115,7 +105,7 @@ def _log_is_not_synced() -> Any:
 
         return write
 
-    return _patched(Writer, "_write", make)
+    return patched(Writer, "_write", make)
 
 
 def _commits_what_one_has() -> Any:
@@ -127,7 +117,7 @@ def _commits_what_one_has() -> Any:
 
         return committable
 
-    return _patched(Leading, "committable", make)
+    return patched(Leading, "committable", make)
 
 
 def _counts_one_too_many() -> Any:
@@ -145,7 +135,7 @@ def _counts_one_too_many() -> Any:
 
         return answer
 
-    return _patched(Leading, "answer", make)
+    return patched(Leading, "answer", make)
 
 
 def _applies_beyond_commit() -> Any:
@@ -157,7 +147,7 @@ def _applies_beyond_commit() -> Any:
 
         return target
 
-    return _patched(Applies, "target", make)
+    return patched(Applies, "target", make)
 
 
 def _forgets_requests() -> Any:
@@ -169,7 +159,7 @@ def _forgets_requests() -> Any:
 
         return run
 
-    return _patched(MemoryEngine, "_run", make)
+    return patched(MemoryEngine, "_run", make)
 
 
 def _installs_without_position() -> Any:
@@ -181,7 +171,7 @@ def _installs_without_position() -> Any:
 
         return write_config
 
-    return _patched(InstallActions, "write_config", make)
+    return patched(InstallActions, "write_config", make)
 
 
 def _keeps_log_at_install() -> Any:
@@ -193,7 +183,7 @@ def _keeps_log_at_install() -> Any:
 
         return reset_log
 
-    return _patched(InstallActions, "reset_log", make)
+    return patched(InstallActions, "reset_log", make)
 
 
 def _verified_is_not_reset() -> Any:
@@ -206,7 +196,7 @@ def _verified_is_not_reset() -> Any:
 
         return raise_term
 
-    return _patched(Replica, "_raise_term", make)
+    return patched(Replica, "_raise_term", make)
 
 
 def _reports_whole_log() -> Any:
@@ -222,7 +212,7 @@ def _reports_whole_log() -> Any:
 
         return report
 
-    return _patched(Replica, "_report", make)
+    return patched(Replica, "_report", make)
 
 
 def _skips_custody() -> Any:
@@ -234,7 +224,7 @@ def _skips_custody() -> Any:
 
         return keep
 
-    return _patched(Custody, "keep", make)
+    return patched(Custody, "keep", make)
 
 
 def _truncates_committed() -> Any:
@@ -246,23 +236,7 @@ def _truncates_committed() -> Any:
 
         return truncate
 
-    return _patched(Log, "truncate", make)
-
-
-def _commits_older_terms() -> Any:
-    """Entries of earlier terms are committed by counting (Raft, figure 8; canonical/raft #220)."""
-
-    def make(original: Any) -> Any:
-        def committable(self: Leading, *args: Any, **kwargs: Any) -> Index:
-            first, self.first_own = self.first_own, Index(0)
-            try:
-                return original(self, *args, **kwargs)  # type: ignore[no-any-return]
-            finally:
-                self.first_own = first
-
-        return committable
-
-    return _patched(Leading, "committable", make)
+    return patched(Log, "truncate", make)
 
 
 def _leader_reads_uncommitted() -> Any:
@@ -274,7 +248,7 @@ def _leader_reads_uncommitted() -> Any:
 
         return answer
 
-    return _patched(Reads, "_answer", make)
+    return patched(Reads, "_answer", make)
 
 
 def _session_does_not_wait() -> Any:
@@ -286,7 +260,7 @@ def _session_does_not_wait() -> Any:
 
         return session
 
-    return _patched(Reads, "_session", make)
+    return patched(Reads, "_session", make)
 
 
 def _acks_quorum_at_local() -> Any:
@@ -309,7 +283,7 @@ def _votes_twice() -> Any:
 
         return classmethod(opened)
 
-    return _patched(VoteFile, "open", make)
+    return patched(VoteFile, "open", make)
 
 
 def _term_falls() -> Any:
@@ -323,7 +297,7 @@ def _term_falls() -> Any:
 
         return classmethod(opened)
 
-    return _patched(VoteFile, "open", make)
+    return patched(VoteFile, "open", make)
 
 
 def _surplus_stays() -> Any:
@@ -335,7 +309,7 @@ def _surplus_stays() -> Any:
 
         return surplus
 
-    return _patched(MemoryEngine, "surplus", make)
+    return patched(MemoryEngine, "surplus", make)
 
 
 def _checkpoints_too_early() -> Any:
@@ -352,7 +326,7 @@ def _checkpoints_too_early() -> Any:
 
         return start
 
-    return _patched(Checkpoints, "start", make)
+    return patched(Checkpoints, "start", make)
 
 
 def _answers_abandoned_as_done() -> Any:
@@ -364,7 +338,7 @@ def _answers_abandoned_as_done() -> Any:
 
         return settle
 
-    return _patched(Acks, "settle", make)
+    return patched(Acks, "settle", make)
 
 
 class _Everything:
@@ -380,89 +354,61 @@ class _Everything:
         return getattr(self._replica, name)
 
 
-def _sqlite_surplus_stays() -> Any:
-    """What a killed leader had executed but not logged stays in its database."""
-    return patch.object(SqliteEngine, "surplus", lambda self, marks: [])
-
-
-def _sqlite_half_entry_counts() -> Any:
-    """An entry of several commits counts as there when the first one is."""
-
-    def make(original: Any) -> Any:
-        def whole(marks: Any, note: Any, index: Any) -> Any:
-            header = index.header()
-            first = next((Mark.decode(mark) for _, mark in marks), None)
-            if first is not None and first.salts == header.salts and first.frame > header.frames:
-                return Mark.at(header, header.page_count)
-            return original(marks, note, index)
-
-        return whole
-
-    return patch.object(surplus, "_whole", make(surplus._whole))
-
-
-def _sqlite_reign_forgets_requests() -> Any:
-    """A new reign begins without the memory of request ids."""
-    return patch.object(Dedup, "_load", lambda self: None)
-
-
-def _sqlite_checkpoint_not_synced() -> Any:
-    """A checkpoint that a reader keeps from emptying the log promises durability all the same."""
-    return patch.object(WalWriter, "sync", lambda self: None)
-
-
-def _sqlite_images_from_the_old_log() -> Any:
-    """SQLite began the log anew, and capture reads the images before the change where they were."""
-
-    def make(original: Any) -> Any:
-        def changed(self: Capture) -> Any:
-            with patch.object(PageSource, "restart", lambda self, count: None):
-                yield from original(self)
-
-        return changed
-
-    return _patched(Capture, "changed", make)
-
-
-PLANTED: Final[dict[str, Plant]] = {
-    "follower-acks-before-sync": _reports_received_as_durable,
-    "leader-counts-unsynced": _leader_counts_unsynced,
-    "vote-not-synced": _vote_is_not_synced,
-    "log-not-synced": _log_is_not_synced,
-    "majority-of-one": _commits_what_one_has,
-    "counts-one-too-many": _counts_one_too_many,
-    "applies-beyond-commit": _applies_beyond_commit,
-    "forgets-requests": _forgets_requests,
-    "snapshot-without-position": _installs_without_position,
-    "snapshot-keeps-log": _keeps_log_at_install,
-    "verified-not-reset": _verified_is_not_reset,
-    "reports-whole-log": _reports_whole_log,
-    "custody-skipped": _skips_custody,
-    "truncates-committed": _truncates_committed,
-    "commits-older-terms": _commits_older_terms,
-    "leader-read-uncommitted": _leader_reads_uncommitted,
-    "session-does-not-wait": _session_does_not_wait,
-    "quorum-acked-at-local": _acks_quorum_at_local,
-    "vote-forgotten": _votes_twice,
-    "term-falls": _term_falls,
-    "surplus-stays": _surplus_stays,
-    "checkpoint-too-early": _checkpoints_too_early,
-    "acked-at-once": _answers_abandoned_as_done,
+REPLICATION_BUGS: Final[dict[str, Planted]] = {
+    "follower-acks-before-sync": Planted(plant=_reports_received_as_durable, cites="37 (d-engine #329)"),
+    "leader-counts-unsynced": Planted(plant=_leader_counts_unsynced, cites="39 (etcd #14370)"),
+    "vote-not-synced": Planted(plant=_vote_is_not_synced, cites="7 (robustmq 2039)"),
+    "log-not-synced": Planted(plant=_log_is_not_synced, cites="36 (NATS 2.12.1)"),
+    "majority-of-one": Planted(plant=_commits_what_one_has, cites="40 (MongoDB 2.4.3)"),
+    "counts-one-too-many": Planted(plant=_counts_one_too_many, cites="30 (SERVER-16570)"),
+    "applies-beyond-commit": Planted(plant=_applies_beyond_commit, cites="38 (TiKV #994)"),
+    "forgets-requests": Planted(plant=_forgets_requests, cites="84 (curvine #676)"),
+    "snapshot-without-position": Planted(
+        plant=_installs_without_position, cites="51 (rqlite #2747)", directed=SNAPSHOTS
+    ),
+    "snapshot-keeps-log": Planted(
+        plant=_keeps_log_at_install, cites="71 (hashicorp/raft #697)", directed=SNAPSHOTS
+    ),
+    "verified-not-reset": Planted(
+        plant=_verified_is_not_reset, cites="30 (SERVER-16570)", authority="auto", directed=ELECTIONS
+    ),
+    "reports-whole-log": Planted(
+        plant=_reports_whole_log, cites="29 (SERVER-22136)", authority="auto", directed=ELECTIONS, rare=True
+    ),
+    "custody-skipped": Planted(plant=_skips_custody, cites="87 (GitHub 2018-10-21)"),
+    "truncates-committed": Planted(plant=_truncates_committed, cites="20 (etcd 1763)"),
+    "leader-read-uncommitted": Planted(plant=_leader_reads_uncommitted, cites="78 (Consul #54)"),
+    "session-does-not-wait": Planted(plant=_session_does_not_wait, cites="83 (etcd #15271)"),
+    "quorum-acked-at-local": Planted(plant=_acks_quorum_at_local, cites="40 (MongoDB 2.4.3)"),
+    "vote-forgotten": Planted(
+        plant=_votes_twice, cites="1 (zeebe #5356)", authority="auto", directed=ELECTIONS
+    ),
+    "term-falls": Planted(plant=_term_falls, cites="3 (nebula #2405)"),
+    "surplus-stays": Planted(plant=_surplus_stays, cites="53 (LiteFS 157)"),
+    "checkpoint-too-early": Planted(
+        plant=_checkpoints_too_early, cites="53 (LiteFS 157)", directed=CRASHES, rare=True
+    ),
+    "acked-at-once": Planted(plant=_answers_abandoned_as_done, cites="40 (MongoDB 2.4.3)"),
 }
-"""By name; each value makes a context manager that plants the bug."""
-PLANTED_SQLITE: Final[dict[str, Plant]] = {
-    "surplus-stays-in-sqlite": _sqlite_surplus_stays,
-    "half-entry-counts": _sqlite_half_entry_counts,
-    "reign-forgets-requests": _sqlite_reign_forgets_requests,
-    "checkpoint-not-synced": _sqlite_checkpoint_not_synced,
-    "images-from-the-old-log": _sqlite_images_from_the_old_log,
-}
-"""In the SQLite engine: needs ``simulate(seed, engine="sqlite")``.  By name, as ``PLANTED``."""
-_ALL: Final = PLANTED | PLANTED_SQLITE
+PLANTED: Final[dict[str, Planted]] = REPLICATION_BUGS | ELECTION_BUGS | SQLITE_BUGS
+"""By name."""
 
 
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """Run with the bug of that name in the code."""
-    with _ALL[name]():
+    with PLANTED[name].plant():
         yield
+
+
+def search(name: str, seeds: range) -> tuple[int, str] | None:
+    """How many seeds it takes to find the bug, and the rule that finds it."""
+    bug = PLANTED[name]
+    with planted(name):
+        for count, seed in enumerate(seeds, 1):
+            found = simulate(
+                seed, engine=bug.engine, authority=bug.authority, directed=bug.directed
+            ).violation
+            if found is not None:
+                return count, found.rule
+    return None

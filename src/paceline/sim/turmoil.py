@@ -39,7 +39,9 @@ class Turmoil:
             "wipe": self._wipe,
             "kill": self._kill,
             "power": lambda process: process.power_cut(),
-            "power-at-op": lambda process: process.disk.crash_at_op(self._rng.randint(1, 12)),
+            "power-at-op": lambda process: process.disk.crash_at_op(
+                self._rng.randint(1, self._rng.choice((12, 60)))
+            ),
         }
 
     def begin(self) -> None:

@@ -82,7 +82,11 @@ class Watch:
 
     def event(self, process: Process, kind: str, details: dict[str, Any]) -> None:
         self.facts.check_event(process, kind, details)
-        self.noted(process, "elected" if kind == "role" and details["role"] == "leader" else kind)
+        self.noted(process, kind)
+        if kind == "role" and details["role"] == "leader":
+            self.noted(process, "elected")
+        elif kind == "role" and details["leader"] is not None:
+            self.noted(process, "followed")
 
     def sent(self, sender: NodeId, to: NodeId, message: Message) -> None:
         self.count(type(message).__name__)

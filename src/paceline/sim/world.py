@@ -24,6 +24,8 @@ __all__ = ["Life", "Violation", "World"]
 
 _STAMP: Final = struct.Struct(">QQ")
 _TAIL_LINES: Final = 200
+_STEPS_MAX: Final = 1_000_000
+"""Many times what the busiest seed needs."""
 
 
 class Violation(Exception):
@@ -39,7 +41,8 @@ class Life:
     """One incarnation of a process.
 
     ``call`` runs its code and deals with whatever that raises; while the process is stopped (as by SIGSTOP) it only
-    notes what is to be run: everything that arrives meanwhile happens, in order, when it goes on.
+    notes what is to be run, and that happens when it goes on: first what has arrived, in order, then its
+    own timers and results, as an event loop does that finds everything ready at once.
     """
 
     def __init__(self, name: str, call: Callable[[Callable[[], object]], None]) -> None:
@@ -47,7 +50,8 @@ class Life:
         self.alive = True
         self.stopped = False
         self.held: deque[Callable[[], object]] | None = None
-        """What waits; None when nothing has to."""
+        """What has arrived and waits; None when nothing has to."""
+        self._own: deque[Callable[[], object]] = deque()
         self._call = call
 
     def call(self, what: Callable[[], object]) -> None:
@@ -56,10 +60,21 @@ class Life:
         else:
             self._call(what)
 
-    def call_next(self) -> None:
-        """The oldest of what waits."""
-        assert self.held
-        self._call(self.held.popleft())
+    def call_own(self, what: Callable[[], object]) -> None:
+        """The same for what the process itself has set going."""
+        if self.held is not None:
+            self._own.append(what)
+        else:
+            self._call(what)
+
+    def call_next(self) -> bool:
+        """Run the next of what waits; False when there is nothing more, and nothing has to wait any longer."""
+        queue = self.held or self._own
+        if not queue:
+            self.held = None
+            return False
+        self._call(queue.popleft())
+        return True
 
 
 class World:
@@ -96,14 +111,9 @@ class World:
         self._catch_up(life)
 
     def _catch_up(self, life: Life) -> None:
-        if life.stopped or not life.alive or life.held is None:
-            return
-        if not life.held:
-            life.held = None
-            return
-        life.call_next()
-        self.after_step(life)
-        self.at(1, lambda: self._catch_up(life))
+        if not life.stopped and life.alive and life.held is not None and life.call_next():
+            self.after_step(life)
+            self.at(1, lambda: self._catch_up(life))
 
     def step(self) -> bool:
         """The next event; False when there is none."""
@@ -113,10 +123,12 @@ class World:
         if life is None:
             call()
         elif life.alive:
-            life.call(call)
+            life.call_own(call)
         else:
             return True
         self.steps += 1
+        if self.steps > _STEPS_MAX:
+            raise Violation("no_livelock", f"{_STEPS_MAX} events in {self.now_us // 1000} ms")
         self._hash.update(_STAMP.pack(self.now_us, seq))
         self.after_step(life)
         return True

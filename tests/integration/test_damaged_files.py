@@ -285,3 +285,23 @@ def test_up_refuses_files_that_are_no_sound_database(tmp_path: Path) -> None:
 
     assert "is a directory" in up(tmp_path, tmp_path)
     assert "no such file" in up(tmp_path, tmp_path / "missing.db")
+
+
+def test_up_goes_on_without_a_node_that_does_not_start(tmp_path: Path) -> None:
+    where = ["--dir", str(tmp_path / "made")]
+
+    def paceline(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "paceline", *words, *where]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert paceline("up", "--detach", "--port", str(free_ports(1)[0])).returncode == 0
+    try:
+        paceline("sql", "CREATE TABLE t (x)")
+        paceline("down")
+        flip(min((tmp_path / "made" / "n2" / "log").glob("*.seg")), SEGMENT_HEADER_BYTES + 150)
+        up = paceline("up", "--detach")
+        assert up.returncode == 0, up
+        assert "n2 did not start" in up.stderr and "hint" not in up.stdout
+        assert paceline("sql", "INSERT INTO t VALUES (1)").returncode == 0
+    finally:
+        paceline("down")

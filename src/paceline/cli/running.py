@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from paceline.cli.cluster import Cluster, supervisor_lock
 from paceline.cli.founding import check_ports, found
 from paceline.cli.members import Overview, gather
 from paceline.cli.progressbar import progress_bar
-from paceline.cli.supervisor import STEP_SECONDS, Supervisor, last_words
+from paceline.cli.supervisor import STEP_SECONDS, Supervisor, has_error, last_words
 from paceline.cli.tables import console, plain_table
 from paceline.config.shape import Settings
 from paceline.errors import PacelineError, TimedOut
@@ -26,6 +26,10 @@ from paceline.errors import PacelineError, TimedOut
 __all__ = ["attach", "detach", "make"]
 
 READY_SECONDS: Final = 60.0
+
+
+_WITHOUT_SECONDS: Final = 10.0
+"""So long the others may take to elect a leader without a node that does not start."""
 
 
 def make(path: Path, *, file: Path | None, count: int, port: int, settings: Settings) -> Cluster:
@@ -47,11 +51,12 @@ def _say(line: str) -> None:
     click.echo(f"{time.strftime('%H:%M:%S')} {line}")
 
 
-def _ready(overview: Overview, cluster: Cluster) -> bool:
+def _ready(overview: Overview, cluster: Cluster, without: Collection[str] = ()) -> bool:
+    """Whether there is a leader and every node is well, except those that do not start."""
     names = {row["name"] for row in overview.rows if row["up"] and row["health"] == "ok"}
     view = overview.view
     leads = view is not None and view.get("role") == "leader" and not view.get("forming")
-    return leads and {node.name for node in cluster.present} <= names
+    return leads and {node.name for node in cluster.present} - set(without) <= names
 
 
 def _look(cluster: Cluster) -> Overview:
@@ -77,18 +82,39 @@ def _slow(overview: Overview, cluster: Cluster) -> TimedOut:
     )
 
 
+def _say_failed(cluster: Cluster, failed: Mapping[str, str]) -> None:
+    """Nodes that do not start: the others run, and go on without them."""
+    for name, words in failed.items():
+        click.echo(
+            f"warning: {name} did not start: {words or 'it ended without a word'}\n"
+            f"  the others run without it; its output is in {cluster.log_path(name)}",
+            err=True,
+        )
+
+
 def _wait_supervised(supervisor: Supervisor) -> Overview | None:
-    """Run until every node is well; None when interrupted.  A node that will not start fails the whole."""
+    """Run until every node is well; None when interrupted.
+
+    Nodes that do not start are done without when the others have a leader soon, else they fail the whole.
+    """
     deadline = time.monotonic() + READY_SECONDS
     seen: list[Overview] = []
+    since: list[float] = []
 
     def ready() -> bool:
-        for name, words in supervisor.dead().items():
+        dead = supervisor.dead()
+        seen[:] = [_look(supervisor.cluster)]
+        if dead and not since:
+            since.append(time.monotonic())
+        if dead and _ready(seen[0], supervisor.cluster, dead):
+            _say_failed(supervisor.cluster, dead)
+            return True
+        if dead and time.monotonic() - since[0] > _WITHOUT_SECONDS:
+            name, words = next(iter(dead.items()))
             raise PacelineError(
                 f"{name} did not start: {words or 'it ended without a word'}",
                 hint=f"its output is in {supervisor.cluster.log_path(name)}",
             )
-        seen[:] = [_look(supervisor.cluster)]
         if time.monotonic() > deadline:
             raise _slow(seen[0], supervisor.cluster)
         return _ready(seen[0], supervisor.cluster)
@@ -189,7 +215,8 @@ def detach(cluster: Cluster) -> None:
         raise PacelineError(f"process {pid} runs {cluster.path} already", hint="paceline status shows it")
     check_ports(cluster.nodes, hint="stop what listens there; the ports of a cluster stay as they were made")
     log = cluster.path / "up.log"
-    offset = log.stat().st_size if log.exists() else 0
+    offset = _size(log)
+    offsets = {node.name: _size(cluster.log_path(node.name)) for node in cluster.present}
     with open(log, "ab") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", "paceline", "up", "--dir", str(cluster.path)],
@@ -200,7 +227,7 @@ def detach(cluster: Cluster) -> None:
         )
     click.echo(f"starting {', '.join(node.name for node in cluster.present)} ...")
     deadline = time.monotonic() + READY_SECONDS + 5
-    while not _ready(overview := _look(cluster), cluster):
+    while not _ready(overview := _look(cluster), cluster, failed := _failed(cluster, offsets)):
         if child.poll() is not None:
             raise PacelineError(last_words(log, offset) or "the supervisor ended", hint=f"see {log}")
         if time.monotonic() > deadline:
@@ -208,3 +235,23 @@ def detach(cluster: Cluster) -> None:
         time.sleep(STEP_SECONDS)
     _announce(cluster, overview, detached=True)
     _say_missing(cluster)
+    _say_failed(cluster, {name: why for name, why in failed.items() if not _is_up(overview, name)})
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _failed(cluster: Cluster, offsets: Mapping[str, int]) -> dict[str, str]:
+    """Nodes that have ended with an error since then, and what it was."""
+    said = {name: last_words(cluster.log_path(name), offset) for name, offset in offsets.items()}
+    return {
+        name: words
+        for name, words in said.items()
+        if words and has_error(cluster.log_path(name), offsets[name])
+    }
+
+
+def _is_up(overview: Overview, name: str) -> bool:
+    row = overview.row(name)
+    return row is not None and bool(row["up"])

@@ -30,7 +30,7 @@ from typing import Final, Protocol
 from paceline.cli.cluster import Cluster
 from paceline.config.keys import ENVIRONMENT
 
-__all__ = ["Process", "Supervisor", "last_words", "spawn"]
+__all__ = ["Process", "Supervisor", "has_error", "last_words", "spawn"]
 
 _PAUSE_FIRST: Final = 0.5
 _PAUSE_MAX: Final = 30.0
@@ -85,6 +85,16 @@ def last_words(log: Path, offset: int = 0) -> str:
             said = lines[number].removeprefix("paceline: ")
             return f"{said} ({hint.removeprefix('hint: ')})" if hint.startswith("hint: ") else said
     return lines[-1] if lines else ""
+
+
+def has_error(log: Path, offset: int) -> bool:
+    """Whether a node has ended with an error of its own behind that place of its output."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(offset)
+            return any(line.startswith(b"paceline: ") for line in file)
+    except FileNotFoundError:
+        return False
 
 
 class _Node:

@@ -18,7 +18,7 @@ from paceline.cli.cluster import Cluster, supervisor_lock
 from paceline.cli.founding import check_ports, found
 from paceline.cli.members import Overview, gather
 from paceline.cli.progressbar import progress_bar
-from paceline.cli.supervisor import STEP_SECONDS, Supervisor, has_error, last_words
+from paceline.cli.supervisor import STEP_SECONDS, Supervisor, has_error, last_refusal, last_words
 from paceline.cli.tables import console, plain_table
 from paceline.config.shape import Settings
 from paceline.errors import PacelineError, TimedOut
@@ -76,8 +76,10 @@ def _say_missing(cluster: Cluster) -> None:
 
 def _slow(overview: Overview, cluster: Cluster) -> TimedOut:
     waiting = [f"{row['name']} is {row['health']}" for row in overview.rows if row["health"] != "ok"]
+    refused = [why for node in cluster.present if (why := last_refusal(cluster.log_path(node.name)))]
     return TimedOut(
-        f"not ready after {READY_SECONDS:.0f} s: {', '.join(waiting) or 'no leader'}",
+        f"not ready after {READY_SECONDS:.0f} s: {', '.join(waiting) or 'no leader'}"
+        + "".join(f"; {why}" for why in dict.fromkeys(refused)),
         hint=f"see {cluster.path}/n*/node.log",
     )
 

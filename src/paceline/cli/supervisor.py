@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from typing import Final, Protocol
 from paceline.cli.cluster import Cluster
 from paceline.config.keys import ENVIRONMENT
 
-__all__ = ["Process", "Supervisor", "has_error", "last_words", "spawn"]
+__all__ = ["Process", "Supervisor", "has_error", "last_refusal", "last_words", "spawn"]
 
 _PAUSE_FIRST: Final = 0.5
 _PAUSE_MAX: Final = 30.0
@@ -39,6 +40,7 @@ _STABLE_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 STEP_SECONDS: Final = 0.25
 _PR_SET_PDEATHSIG: Final = 1
+_REFUSAL: Final = re.compile(r"refused \{'by': '([^']+)', 'reason': [\"'](.+)[\"']\}")
 
 
 class Process(Protocol):
@@ -95,6 +97,18 @@ def has_error(log: Path, offset: int) -> bool:
             return any(line.startswith(b"paceline: ") for line in file)
     except FileNotFoundError:
         return False
+
+
+def last_refusal(log: Path) -> str:
+    """Why another node last refused this one, as its log says; empty when none did."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8_192))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    found = _REFUSAL.findall(text)
+    return f"{found[-1][0]} refuses: {found[-1][1]}" if found else ""
 
 
 class _Node:

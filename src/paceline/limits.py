@@ -39,6 +39,10 @@ HEARTBEAT_MS: Final = 100
 ELECTION_TIMEOUT_MS: Final = 600
 """A follower that hears nothing for this long, or up to twice as long (drawn), calls an election."""
 TICK_MS: Final = 20
+DEGRADE_AFTER_MS: Final = 1_000
+DEGRADE_AFTER_MS_MIN: Final = 10
+DEGRADE_AFTER_MS_MAX: Final = 3_600_000
+"""How long a write waits for its durability before the cluster lets the level fall back, when it is told to."""
 
 # groups, requests, clients
 GROUP_REQUESTS_MAX: Final = 500

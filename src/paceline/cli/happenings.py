@@ -31,6 +31,10 @@ def sentence(event: dict[str, Any]) -> str | None:
             return f"{node} hands over to {event.get('to')}"
         case "lost":
             return f"{node}: entries {event.get('first')} to {event.get('last')} are lost and in custody"
+        case "degraded":
+            return f"{node}: durability '{event.get('durability')}' falls back to the leader's own disk"
+        case "restored":
+            return f"{node}: durability '{event.get('durability')}' is reached again"
         case "rewound":
             return f"{node}: database rewound in {event.get('took_ms')} ms"
         case "surplus-undone":

@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, str]] = {
     "sql": "Run SQL and print the result.",
     "shell": "Type SQL; history and completion.",
     "node": "Add, remove and list nodes.",
+    "cluster": "Show and change the cluster's settings.",
     "failover": "Move the leadership to another node.",
     "lost": "Show writes that a failover took back.",
     "writes": "Stop and start writes on the whole cluster.",

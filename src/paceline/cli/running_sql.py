@@ -7,7 +7,7 @@ them writes, all run as one transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paceline.cli.sqltext import is_read, split_statements
 from paceline.cli.text import plural, short_position
@@ -17,15 +17,7 @@ if TYPE_CHECKING:
     from paceline.client import Client
     from paceline.client.results import Receipt, StatementResult
 
-__all__ = ["READ_LEVELS", "Answer", "ReadLevel", "receipt_line", "run_sql"]
-
-ReadLevel = Literal["local", "session", "leader", "linearizable"]
-READ_LEVELS: Final[dict[str, ReadLevel]] = {
-    "local": "local",
-    "session": "session",
-    "leader": "leader",
-    "linearizable": "linearizable",
-}
+__all__ = ["Answer", "receipt_line", "run_sql"]
 
 
 class Answer(NamedTuple):
@@ -45,7 +37,10 @@ class Answer(NamedTuple):
 def receipt_line(receipt: Receipt) -> str:
     """The durability reached and where, for people."""
     durable = ", ".join(receipt.durable_on) or "no node yet"
-    line = f"{receipt.durability} at {short_position(receipt.position)}, durable on {durable}"
+    line = f"{receipt.durability} at {short_position(receipt.position)}"
+    if receipt.asked is not None:
+        line += f" (asked for {receipt.asked}: degraded)"
+    line += f", durable on {durable}"
     if receipt.applied_on:
         line += f", applied on {', '.join(receipt.applied_on)}"
     return line
@@ -61,7 +56,7 @@ def run_sql(
     sql: str,
     args: Sequence[Any] = (),
     *,
-    read: ReadLevel = "local",
+    read: str = "local",
     token: str | None = None,
     durability: str | None = None,
     timeout_ms: int | None = None,
@@ -82,6 +77,6 @@ def run_sql(
     return [_write(result, done.receipt if i == last else None) for i, result in enumerate(results)]
 
 
-def _query(client: Client, sql: str, args: Sequence[Any], read: ReadLevel, token: str | None) -> Answer:
+def _query(client: Client, sql: str, args: Sequence[Any], read: str, token: str | None) -> Answer:
     found = client.query(sql, list(args), read=read, token=token)
     return Answer(found.columns, found.rows, 0, found.position, found.node, None)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-__all__ = ["console", "members_table", "plain_table", "status_view"]
+__all__ = ["console", "members_table", "plain_table", "settings_view", "status_view"]
 
 _ROLE_STYLES: Final = {"leader": "bold green", "follower": "cyan", "quarantined": "red"}
 
@@ -106,7 +106,18 @@ def _standing(overview: Overview) -> str:
     reachable, count = overview.voters
     style = "green" if reachable == count else "yellow" if 2 * reachable > count else "red"
     shown = f"[{style}]{reachable} of {count}[/]"
-    return f"authority {overview.view.get('authority') or '-'}   voters reachable {shown}"
+    unreached = overview.view.get("unreached") or "-"
+    if unreached == "degrade":
+        unreached += f" ({overview.view.get('degrade_after_ms')} ms)"
+    authority = overview.view.get("authority") or "-"
+    return f"authority {authority}   voters reachable {shown}   unreached: {unreached}"
+
+
+def _degraded(overview: Overview) -> str:
+    levels = (overview.view or {}).get("degraded")
+    if not levels:
+        return ""
+    return f"[yellow]degraded: {', '.join(levels)}[/] (answered by the leader's own disk until reached again)"
 
 
 def _lost(overview: Overview) -> str:
@@ -136,9 +147,46 @@ def status_view(overview: Overview, width: int) -> RenderableType:
     """The whole of ``paceline status``."""
     from rich.console import Group
 
-    heads = [_headline(overview), _standing(overview), _lost(overview)]
+    heads = [_headline(overview), _standing(overview), _degraded(overview), _lost(overview)]
     parts: list[RenderableType] = [*(line for line in heads if line), ""]
     if overview.rows:
         parts.append(members_table(overview, width))
     foot = _footline(overview)
     return Group(*parts, *(["", foot] if foot else []))
+
+
+def settings_view(report: dict[str, Any]) -> RenderableType:
+    """The whole of ``paceline cluster show``."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.text import Text
+
+    settings = report["settings"]
+    policy = settings["unreached"]
+    if policy == "degrade":
+        policy += f" ({settings['degrade_after_ms']} ms)"
+    head = (
+        f"cluster [bold]{report['cluster']}[/]   leader [bold]{report['leader']}[/]   term {report['term']}"
+    )
+    heads = [
+        f"{head}   {plural(len(report['members']), 'member')}, {plural(report['voters'], 'voter')}",
+        f"durability [bold]{escape(settings['durability'])}[/]   unreached: {policy}   writes {settings['writes']}"
+        f"   authority {settings['authority']}",
+    ]
+    if report["degraded"]:
+        heads.append(f"[yellow]degraded: {escape(', '.join(report['degraded']))}[/]")
+    table = plain_table("durability", "now", "an acknowledgement survives")
+    table.columns[2].no_wrap = False
+    for level in report["levels"]:
+        now = "[green]yes[/]" if level["reachable"] else "[red]no[/]"
+        mark = " *" if level["default"] else ""
+        table.add_row(Text(level["durability"] + mark), now, Text(level["survives"]))
+    notes = [Text(level["why"]) for level in report["levels"] if level["why"]]
+    notes += [Text(note) for note in report["notes"]]
+    notes.append(
+        Text(
+            "any, first, quorum and all also with +applied: the same failures, and a read on those nodes, "
+            "at any level, sees the write"
+        )
+    )
+    return Group(*heads, "", table, "", *notes)

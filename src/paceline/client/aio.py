@@ -1,7 +1,7 @@
 """The asyncio client.
 
-Writes go straight to the leader, reads at level ``local`` and ``session`` to
-any member, other reads to the leader.  Both go over one connection each,
+Writes go straight to the leader, reads at level ``local``, ``session`` and
+``bounded MS`` to any member, other reads to the leader.  Both go over one connection each,
 pipelined: many requests may be open at once.
 
     async with AsyncClient(["127.0.0.1:7301", "127.0.0.1:7302"]) as db:
@@ -23,6 +23,7 @@ from paceline.client import protocol
 from paceline.client.call import Args, Call, RequestIds, Statement, execute_message, timeout_of
 from paceline.client.channel import Channel
 from paceline.client.connection import Connection, open_connection
+from paceline.client.reading import any_member_answers, parse_read
 from paceline.client.results import ExecuteResult, QueryResult, Receipt
 from paceline.client.routing import Backoff, Routes
 from paceline.client.token import Tokens, position_of
@@ -37,6 +38,7 @@ class AsyncClient:
 
     ``request_ids=False`` saves a few bytes and promises less: a write whose
     connection breaks ends in ``OutcomeUnknown`` instead of being repeated.
+    ``durability`` is what this client's writes wait for unless they say otherwise; None leaves it to the cluster.
     ``direct=True`` waits for the leader itself; otherwise a member that forwards will do where the leader
     cannot be reached.
     """
@@ -48,12 +50,14 @@ class AsyncClient:
         name: str = "paceline-python",
         request_ids: bool = True,
         timeout_ms: int | None = None,
+        durability: str | None = None,
         direct: bool = False,
     ) -> None:
         self._routes = Routes(addresses)
         self._name = name
         self._ids = RequestIds() if request_ids else None
         self._timeout_ms = timeout_of(timeout_ms)
+        self._durability = durability
         self._leader_channel: Channel | None = None
         self._any_channel: Channel | None = None
         self._direct = direct
@@ -100,7 +104,7 @@ class AsyncClient:
         limit = self._timeout_ms if timeout_ms is None else timeout_of(timeout_ms)
         if request_id is None and self._ids is not None:
             request_id = self._ids.next()
-        message = execute_message(statements, durability, request_id, limit)
+        message = execute_message(statements, durability or self._durability, request_id, limit)
         return cast("asyncio.Future[ExecuteResult]", self._send(self._leader(), message, limit))
 
     async def execute(
@@ -124,14 +128,16 @@ class AsyncClient:
         token: str | None = None,
         timeout_ms: int | None = None,
     ) -> QueryResult:
-        """Read.  ``read="session"`` waits for ``token``, by default everything that this client has seen."""
+        """Read.  ``read="session"`` waits for ``token``, by default everything that this client has seen;
+        ``read="bounded 500"`` is answered by any member whose state is at most so many milliseconds old."""
         limit = self._timeout_ms if timeout_ms is None else timeout_of(timeout_ms)
+        read = parse_read(read)
         if read == "session" and token is None:
             for doubtful in list(self._tokens.doubtful):
                 self._tokens.judged(doubtful, await self.outcome(doubtful))
             token = self.token
         message = protocol.Query(0, sql, cast(Any, args), read, token, limit)
-        channel = self._any() if read in ("local", "session") else self._leader()
+        channel = self._any() if any_member_answers(read) else self._leader()
         return cast(QueryResult, await self._send(channel, message, limit))
 
     async def outcome(self, place: ExecuteResult | Receipt | str) -> str:

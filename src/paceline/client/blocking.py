@@ -18,6 +18,7 @@ from typing import Any, Self, cast
 
 from paceline.client import protocol
 from paceline.client.call import Args, Call, RequestIds, Statement, execute_message, result_of, timeout_of
+from paceline.client.reading import any_member_answers, parse_read
 from paceline.client.results import ExecuteResult, QueryResult, Receipt
 from paceline.client.routing import Backoff, Routes, is_newer, parse_address
 from paceline.client.token import Tokens, position_of
@@ -44,11 +45,13 @@ class Client:
         name: str = "paceline-python",
         request_ids: bool = True,
         timeout_ms: int | None = None,
+        durability: str | None = None,
     ) -> None:
         self._routes = Routes(addresses)
         self._name = name
         self._ids = RequestIds() if request_ids else None
         self._timeout_ms = timeout_of(timeout_ms)
+        self._durability = durability
         self._lock = threading.Lock()
         self._links: dict[bool, _Link] = {}
         self._closed = False
@@ -88,7 +91,7 @@ class Client:
         limit = self._timeout_ms if timeout_ms is None else timeout_of(timeout_ms)
         if request_id is None and self._ids is not None:
             request_id = self._ids.next()
-        message = execute_message(statements, durability, request_id, limit)
+        message = execute_message(statements, durability or self._durability, request_id, limit)
         return cast(ExecuteResult, self._run(message, limit, leader=True))
 
     def query(
@@ -101,12 +104,13 @@ class Client:
     ) -> QueryResult:
         """Read.  ``read="session"`` waits for ``token``, by default everything that this client has seen."""
         limit = self._timeout_ms if timeout_ms is None else timeout_of(timeout_ms)
+        read = parse_read(read)
         if read == "session" and token is None:
             for doubtful in list(self._tokens.doubtful):
                 self._tokens.judged(doubtful, self.outcome(doubtful))
             token = self.token
         message = protocol.Query(0, sql, cast(Any, args), read, token, limit)
-        return cast(QueryResult, self._run(message, limit, leader=read not in ("local", "session")))
+        return cast(QueryResult, self._run(message, limit, leader=not any_member_answers(read)))
 
     def outcome(self, place: ExecuteResult | Receipt | str) -> str:
         """``committed``, ``pending``, ``lost`` or ``unknown``; see ``AsyncClient.outcome``."""

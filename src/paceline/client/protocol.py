@@ -18,7 +18,7 @@ memory is set aside for a length before its bytes have arrived.
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -73,7 +73,8 @@ HEADER_BYTES: Final = _LENGTH.size
 Number = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF_FFFF)]
 Timeout = Annotated[int, msgspec.Meta(ge=1, le=TIMEOUT_MS_MAX)]
 RequestId = Annotated[bytes, msgspec.Meta(min_length=1, max_length=REQUEST_ID_BYTES_MAX)]
-ReadLevel = Literal["local", "session", "leader", "linearizable"]
+ReadLevel = str
+"""A text of ``reading.parse_read``; the server checks it, so that a wrong one costs the request, not the connection."""
 Args = list[Any] | dict[str, Any]
 """Values are checked by the server, not here: MessagePack cannot tell a type checker 'text or BLOB'."""
 

@@ -16,11 +16,12 @@ Value = None | int | float | str | bytes
 """SQLite's storage classes."""
 
 
-class Receipt(msgspec.Struct):
+class Receipt(msgspec.Struct, omit_defaults=True):
     """Proof of a write: where it stands in history, and the durability really reached.
 
     ``position`` is a session token.  ``durable_on``/``applied_on`` name the
-    nodes known to have it when the answer left.
+    nodes known to have it when the answer left.  ``asked`` is set when the cluster
+    degrades: the level that was asked for and could not be reached in time.
     """
 
     position: str
@@ -30,6 +31,7 @@ class Receipt(msgspec.Struct):
     durable_on: list[str]
     applied_on: list[str]
     leader: str
+    asked: str | None = None
 
 
 class StatementResult(msgspec.Struct, omit_defaults=True, gc=False):

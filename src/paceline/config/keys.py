@@ -112,6 +112,8 @@ KEYS: Final[dict[str, Kind]] = {
     "cluster.members": _TABLES,
     "cluster.join": _ADDRESSES,
     "settings.durability": _TEXT,
+    "settings.unreached": _one_of("wait", "fail", "degrade"),
+    "settings.degrade_after_ms": _integer(limits.DEGRADE_AFTER_MS_MIN, limits.DEGRADE_AFTER_MS_MAX),
     "settings.foreign_keys": _FLAG,
     "settings.timeout_ms": _integer(1, limits.TIMEOUT_MS_MAX),
     "settings.checkpoint_frames": _integer(100, 1_000_000),

@@ -20,6 +20,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """``[settings]``: how the node works.  Units stand last in the names."""
 
     durability: str = "quorum"
+    unreached: str = "wait"
+    degrade_after_ms: int = limits.DEGRADE_AFTER_MS
     foreign_keys: bool = False
     timeout_ms: int = limits.TIMEOUT_MS_DEFAULT
     checkpoint_frames: int = limits.CHECKPOINT_FRAMES

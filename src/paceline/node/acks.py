@@ -129,9 +129,13 @@ class Acks:
         if self._degraded:
             self.settle(replica, now_ms)
 
-    def trust(self) -> None:
+    def trust(self, changed: Changed | None = None) -> None:
         """No level falls back any longer: the policy or the leader is another one."""
+        levels = self.degraded
         self._degraded.clear()
+        if changed is not None:
+            for level in levels:
+                changed(level, False)
 
     def expire(self, now_ms: int) -> None:
         """Tell clients whose time is up that the outcome is open."""

@@ -8,12 +8,15 @@ a new incarnation is somebody new; a member that was removed stays out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from paceline.core.durability import parse_durability
 from paceline.core.membership import Member, Membership
 from paceline.core.progress import Sending
+from paceline.core.settings import changed_settings, refused_without
 from paceline.errors import NotLeader, PacelineError, Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -81,13 +84,31 @@ class Members:
             raise UsageError(
                 f"{name} leads the cluster", hint="only a follower can be removed; move the leadership first"
             )
-        self._change(membership.without(name))
+        remaining = membership.without(name)
+        if (why := refused_without(remaining)) is not None:
+            raise UsageError(why, hint="first choose another one: paceline cluster set durability=quorum")
+        self._change(remaining)
 
     def set_writes(self, value: str) -> None:
         """``on`` or ``stopped``."""
         membership = self._leading()
         if membership.settings.writes != value:
             settings = msgspec.structs.replace(membership.settings, writes=value)
+            self._change(msgspec.structs.replace(membership, settings=settings))
+
+    def set_settings(self, wanted: Mapping[str, object]) -> None:
+        """Change settings of the cluster; raises ``UsageError`` with the reason when they make no sense here."""
+        membership = self._leading()
+        replica = self._node.replica
+        settings = changed_settings(membership, wanted)
+        if "durability" in wanted and settings.unreached != "degrade":
+            why = replica.missing(parse_durability(settings.durability), self._node.ports.now_ms())
+            if why is not None:
+                raise UsageError(
+                    f"durability cannot be set to '{settings.durability}' now, writes would wait in vain: {why}",
+                    hint="start them first, or let it fall back meanwhile: set unreached=degrade, too",
+                )
+        if settings != membership.settings:
             self._change(msgspec.structs.replace(membership, settings=settings))
 
     def _leading(self) -> Membership:

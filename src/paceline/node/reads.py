@@ -118,14 +118,23 @@ class Reads:
             self._session(token, deadline_ms, run, done)
         elif read == "linearizable":
             self._ask(deadline_ms, run, done)
-        elif bound := _BOUNDED.match(read):
-            fresh_ms, index = self._fresh
-            if node.ports.now_ms() - fresh_ms <= int(bound[1]) and node.applied >= index:
+        elif _BOUNDED.match(read):
+            if self.is_fresh(read):
                 run()
             else:
                 self._ask(deadline_ms, run, done)
         else:
             done(UsageError(f"unknown read level {read!r}", hint=f"use one of: {', '.join(LEVELS)}"))
+
+    def is_fresh(self, read: str) -> bool:
+        """Whether this node's state is known to be as young as level ``bounded MS`` wants, without asking anybody."""
+        bound = _BOUNDED.match(read)
+        fresh_ms, index = self._fresh
+        return (
+            bound is not None
+            and self._node.ports.now_ms() - fresh_ms <= int(bound[1])
+            and self._node.applied >= index
+        )
 
     def _ask(self, deadline_ms: int, run: Callable[[], None], done: Answer) -> None:
         node, replica = self._node, self._node.replica

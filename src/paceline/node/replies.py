@@ -9,7 +9,7 @@ from paceline.engines.base import Outcome, QueryResult
 __all__ = ["QueryReply", "Receipt", "WriteReply"]
 
 
-class Receipt(msgspec.Struct, gc=False):
+class Receipt(msgspec.Struct, gc=False, omit_defaults=True):
     """Proof of a write: where it stands, which durability was really reached, and on which nodes.
 
     ``durable_on``/``applied_on`` are what the leader knew when it answered.

@@ -15,6 +15,7 @@ from paceline.core.entry import Entry
 from paceline.core.membership import majority
 from paceline.engines.base import Group, GroupResult, TookTooLong, WriteRequest
 from paceline.errors import (
+    NoQuorum,
     NotLeader,
     Overloaded,
     PacelineError,
@@ -75,13 +76,13 @@ class Writes:
         node, membership = self._node, self._node.replica.membership
         if membership is None or not node.leads:
             return
-        if membership.settings.unreached != "degrade":
-            node.acks.trust()
-            return
 
         def changed(level: str, degraded: bool) -> None:
             node.ports.event("degraded" if degraded else "restored", durability=level)
 
+        if membership.settings.unreached != "degrade":
+            node.acks.trust(changed)
+            return
         node.acks.degrade(node.replica, membership.settings.degrade_after_ms, now_ms, changed)
 
     def submit(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
@@ -97,7 +98,7 @@ class Writes:
             why := self._node.replica.missing(parse_durability(level), self._node.ports.now_ms())
         ):
             done(
-                Unavailable(
+                NoQuorum(  # a client does not repeat it by itself, as it would repeat Unavailable
                     f"{why}; nothing was done",
                     hint="ask for a lower durability, or repeat when they are back",
                 )
@@ -188,7 +189,9 @@ class Writes:
             return False
         requests = [queued.request for queued in batch]
         now_ms = node.ports.now_ms()
-        group = Group(slot, requests, node.ports.wall_us(), self._emit)
+        settings = node.replica.membership.settings if node.replica.membership else None
+        gap = settings.ids_left_out if settings else 0
+        group = Group(slot, requests, node.ports.wall_us(), self._emit, id_gap=gap)
         if self._quick.fits(requests, now_ms):
             group.give_up_at = node.ports.deadline(GIVE_UP_MS)
             node.run_state(

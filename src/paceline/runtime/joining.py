@@ -77,6 +77,8 @@ async def found(config: NodeConfig, directory: DataDirectory, engines: Engines, 
             authority=config.authority,
             leader=config.leader if config.authority == "designated" else None,
             durability=config.settings.durability,
+            unreached=config.settings.unreached,
+            degrade_after_ms=config.settings.degrade_after_ms,
         ),
         forming=tuple(sorted(m.name for m in config.members if m.name != config.name)),
     )

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from paceline.client.protocol import ReadLevel, Timeout
+from paceline.client.protocol import Timeout
 from paceline.errors import PacelineError, UsageError, to_wire
 from paceline.limits import REQUEST_ID_BYTES_MAX
 from paceline.server.asgi import (
@@ -29,7 +29,7 @@ from paceline.server.asgi import (
 from paceline.server.events import event_chunks
 from paceline.server.json_values import JsonArgs, args_from_json, result_to_json, rows_to_json
 from paceline.server.metrics import METRICS_TYPE, metrics_text
-from paceline.server.requests import check_args, check_sql, check_timeout, write_request
+from paceline.server.requests import check_args, check_read, check_sql, check_timeout, write_request
 from paceline.server.service import Service, WriteReply
 
 __all__ = ["HttpApi"]
@@ -50,8 +50,9 @@ class _Execute(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class _Query(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     sql: str
     args: JsonArgs = []
-    read: ReadLevel | None = None
+    read: str | None = None
     token: str | None = None
+    max_lag_ms: int | None = None
     timeout_ms: Timeout | None = None
 
 
@@ -180,11 +181,11 @@ class HttpApi:
         if "sql" not in given:
             raise UsageError("?sql= is missing", hint="for example /api/v1/query?sql=SELECT%201")
         args = decode_json(_args_parameter, given.pop("args", "[]").encode())
-        shape = (
-            {**given, "timeout_ms": int(given["timeout_ms"])}
-            if given.get("timeout_ms", "").isdigit()
-            else given
-        )
+        shape: dict[str, Any] = dict(given)
+        for name in ("timeout_ms", "max_lag_ms"):
+            text = given.get(name, "")
+            if text.isascii() and text.isdecimal() and len(text) <= 12:
+                shape[name] = int(text)
         try:
             query = msgspec.convert(shape, _Query)
         except msgspec.ValidationError as error:
@@ -196,10 +197,14 @@ class HttpApi:
         check_sql(query.sql)
         args = args_from_json(query.args, "$.args")
         check_args(args)
+        try:
+            level = check_read(query.read, query.token, query.max_lag_ms)
+        except UsageError as error:
+            raise UsageError(f"$.read: {error.message}", hint=error.hint) from None
         reply = await self._service.query(
             query.sql,
             args,
-            read=query.read or ("session" if query.token else "local"),
+            read=level,
             token=query.token,
             timeout_ms=check_timeout(query.timeout_ms),
         )

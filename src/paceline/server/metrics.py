@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+from paceline.core.settings import POLICIES
+
 __all__ = ["METRICS", "METRICS_TYPE", "Metric", "metrics_text"]
 
 METRICS_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -53,6 +55,19 @@ def _followers(key: str, scale: float = 1) -> Callable[[Status], Iterable[Sample
                 yield {"follower": str(member["name"])}, round(value * scale, 6) if scale != 1 else value
 
     return samples
+
+
+def _policies(status: Status) -> Iterable[Sample]:
+    chosen = status.get("unreached")
+    return [({"policy": policy}, int(policy == chosen)) for policy in POLICIES] if chosen else []
+
+
+def _degraded(status: Status) -> Iterable[Sample]:
+    return [({"durability": str(level)}, 1) for level in status.get("degraded") or ()]
+
+
+def _degraded_count(status: Status) -> Iterable[Sample]:
+    return [({}, len(status.get("degraded") or ()) if status.get("role") == "leader" else None)]
 
 
 def _leads(status: Status) -> Iterable[Sample]:
@@ -130,6 +145,16 @@ METRICS: Final = (
         "Write requests that ran and wait for their durability.",
         _at("counters", "waiting"),
     ),
+    Metric(
+        "unreached", "gauge", "1 for what happens to a write whose durability cannot be reached.", _policies
+    ),
+    Metric(
+        "degraded_levels",
+        "gauge",
+        "Levels of durability that fell back to the leader's own disk (leader only).",
+        _degraded_count,
+    ),
+    Metric("degraded", "gauge", "1 for each of them.", _degraded),
     Metric(
         "applied_entries_total",
         "counter",

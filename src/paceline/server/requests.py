@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from paceline.client.reading import bounded, parse_read
 from paceline.engines.base import Value, WriteRequest
 from paceline.errors import TooLarge, UsageError
 from paceline.limits import (
@@ -19,7 +20,7 @@ from paceline.limits import (
     TIMEOUT_MS_DEFAULT,
 )
 
-__all__ = ["check_args", "check_sql", "check_timeout", "write_request"]
+__all__ = ["check_args", "check_read", "check_sql", "check_timeout", "write_request"]
 
 _KINDS: Final = frozenset({type(None), int, float, str, bytes})
 _SQL_SURELY_FITS: Final = SQL_BYTES_MAX // 4
@@ -97,6 +98,18 @@ def _bad_value(args: Args, place: int | None) -> UsageError:
 
 def _at(place: int | None) -> str:
     return "" if place is None else f"statements[{place}]: "
+
+
+def check_read(read: str | None, token: str | None = None, max_lag_ms: int | None = None) -> str:
+    """The level to read at: as given, or what ``token`` and ``max_lag_ms`` imply.  Raises ``UsageError``."""
+    if max_lag_ms is None:
+        return parse_read(read) if read is not None else "session" if token else "local"
+    level = bounded(max_lag_ms)
+    if token or (read is not None and parse_read(read) != level):
+        raise UsageError(
+            "max_lag_ms is a read level of its own", hint="leave out read and token, or max_lag_ms"
+        )
+    return level
 
 
 def check_timeout(timeout_ms: int | None) -> int:

@@ -53,7 +53,7 @@ class Service(Protocol):
         token: str | None,
         timeout_ms: int,
     ) -> QueryReply:
-        """``read``: local, session, leader or linearizable.  Raises ``PacelineError``."""
+        """``read``: local, session, leader, linearizable or ``bounded MS``, checked.  Raises ``PacelineError``."""
         ...
 
     def status(self) -> dict[str, Any]:

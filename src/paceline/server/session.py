@@ -34,7 +34,7 @@ from paceline.limits import (
     KIB,
     TIMEOUT_MS_DEFAULT,
 )
-from paceline.server.requests import check_args, check_sql, check_timeout, write_request
+from paceline.server.requests import check_args, check_read, check_sql, check_timeout, write_request
 from paceline.server.service import WriteReply
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class Session(asyncio.Protocol):
             reply = await self._service.query(
                 request.sql,
                 request.args,
-                read=request.read,
+                read=check_read(request.read),
                 token=request.token,
                 timeout_ms=check_timeout(request.timeout_ms),
             )

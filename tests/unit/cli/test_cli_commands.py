@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clifakes import POSITION, FakeClient, member, run, status
@@ -141,6 +142,83 @@ def test_status_shows_what_the_leader_says_about_a_lagging_follower(fake: FakeCl
 
 
 # -- writes, verify, node ------------------------------------------------------------
+
+
+SETTINGS: dict[str, Any] = {
+    "cluster": "main",
+    "leader": "n1",
+    "term": 1,
+    "members": ["n1", "n2", "n3"],
+    "voters": 3,
+    "settings": {
+        "authority": "auto",
+        "durability": "all",
+        "unreached": "degrade",
+        "degrade_after_ms": 500,
+        "writes": "on",
+    },
+    "degraded": ["all"],
+    "levels": [
+        {
+            "durability": "all",
+            "default": True,
+            "applied": True,
+            "survives": "the loss of any 2 disks",
+            "reachable": False,
+            "why": "'all' needs 2 followers, 1 answer (silent: n3)",
+        }
+    ],
+    "notes": [],
+}
+
+
+def test_cluster_show_states_settings_and_what_each_level_survives(fake: FakeClient) -> None:
+    fake.admin_answers = {"settings": [SETTINGS, SETTINGS]}
+    text = run(["cluster", "show"]).stdout
+    assert "unreached: degrade (500 ms)" in text and "degraded: all" in text
+    assert "all *" in text and "any 2 disks" in text and "silent: n3" in text
+    assert json.loads(run(["cluster", "show", "--json"]).stdout) == SETTINGS
+
+
+def test_cluster_set_sends_all_changes_in_one_operation(fake: FakeClient) -> None:
+    fake.admin_answers = {"settings": [SETTINGS]}
+    result = run(["cluster", "set", "durability=first 1 (n1, n2)", "degrade_after_ms=500"])
+    assert result.exit_code == 0, result.output
+    wanted = {"durability": "first 1 (n1, n2)", "degrade_after_ms": 500}
+    assert fake.calls == [("admin", "settings", wanted)]
+
+
+@pytest.mark.parametrize("pair", ["durability", "=quorum", "durability="])
+def test_cluster_set_wants_key_and_value(fake: FakeClient, pair: str) -> None:
+    result = run(["cluster", "set", pair])
+    assert result.exit_code == 2 and "KEY=VALUE" in result.stderr and not fake.calls
+
+
+def test_status_shows_the_policy_and_degraded_levels(fake: FakeClient) -> None:
+    assert "unreached: -" in run(["status"]).stdout, "a node of an older release"
+    leader = next(iter(fake.statuses.values()))
+    leader |= {"unreached": "degrade", "degrade_after_ms": 500, "degraded": ["all"]}
+    text = run(["status"]).stdout
+    assert "unreached: degrade (500 ms)" in text and "degraded: all" in text
+
+
+def test_receipt_of_a_degraded_write_says_what_was_asked_for() -> None:
+    from clifakes import receipt
+
+    from paceline.cli.running_sql import receipt_line
+
+    found = receipt("local")
+    found.asked = "all"
+    assert receipt_line(found) == (
+        "local at 1/42 (asked for all: degraded), durable on n1, n2, applied on n1"
+    )
+
+
+def test_sql_reads_at_a_bounded_level(fake: FakeClient) -> None:
+    assert run(["sql", "--read", "bounded 500", "SELECT 1"]).exit_code == 0
+    assert fake.calls[-1][3] == "bounded 500"
+    refused = run(["sql", "--read", "fresh", "SELECT 1"])
+    assert refused.exit_code == 2 and "bounded MS" in refused.stderr
 
 
 def test_writes_stop_and_start_are_admin_operations(fake: FakeClient) -> None:

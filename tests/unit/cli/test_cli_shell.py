@@ -90,6 +90,18 @@ def test_modes_change_the_output(shell: Shell, fake: FakeClient) -> None:
     assert shell("DELETE FROM t;") == "", "programs that read the output want no receipt in it"
 
 
+def test_read_bounded_and_durability_with_applied_are_kept_for_what_follows(
+    shell: Shell, fake: FakeClient
+) -> None:
+    shell(".read bounded 500")
+    assert shell(".read") == "read is bounded 500"
+    shell("SELECT 1;")
+    assert fake.calls[-1][3] == "bounded 500"
+    shell(".durability first 1 (n2, n3) + applied")
+    shell("DELETE FROM t;")
+    assert fake.calls[-1][2] == "first 1 (n2, n3)+applied"
+
+
 def test_timer_is_switched_without_an_argument(shell: Shell) -> None:
     shell(".timer")
     assert "time: " in shell("SELECT 1;")
@@ -101,7 +113,8 @@ def test_timer_is_switched_without_an_argument(shell: Shell) -> None:
     ("text", "message", "hint"),
     [
         (".tabels", "no command .tabels", "did you mean .tables?"),
-        (".read linear", "expected one of local, session, leader", ""),
+        (".read linear", "unknown read level 'linear'", "linearizable, bounded MS"),
+        (".read bounded", "how old", "bounded 500"),
         (".mode", "", ""),
         (".durability most", "most", ""),
     ],

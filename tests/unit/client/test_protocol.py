@@ -98,7 +98,7 @@ def test_all_values_survive(values: list[Any], named: dict[str, Any]) -> None:
         [1, 1, [], None, b"x" * 65],
         [1, 1, [], None, None, 0],
         [1, 1, [], None, None, TIMEOUT_MS_MAX + 1],
-        [2, 1, "S", [], "stale"],
+        [2, 1, "S", [], 5],
         [99, 1],
         {"a": 1},
         5,

@@ -66,6 +66,16 @@ def test_values_come_from_the_status() -> None:
     assert 'follower="n1"' not in text and 'follower="n3"' not in text
 
 
+def test_degraded_levels_are_counted_and_named() -> None:
+    text = metrics_text(STATUS | {"unreached": "degrade", "degraded": ["all", "any 2"]})
+    assert re.search(r"paceline_degraded_levels\{.*\} 2\n", text)
+    assert 'durability="all"} 1' in text and 'durability="any 2"} 1' in text
+    assert 'policy="degrade"} 1' in text and 'policy="wait"} 0' in text
+    whole = metrics_text(STATUS | {"unreached": "wait", "degraded": []})
+    assert re.search(r"paceline_degraded_levels\{.*\} 0\n", whole) and "durability=" not in whole
+    assert "paceline_degraded" not in metrics_text(STATUS | {"role": "follower"})
+
+
 def test_what_only_the_leader_knows_is_left_out_elsewhere() -> None:
     text = "\n".join(lines(role="follower", node="n2", leader=None, voters={"count": 3, "reachable": None}))
     assert "follower_lag" not in text and "voters_reachable" not in text

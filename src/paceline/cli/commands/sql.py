@@ -9,7 +9,7 @@ import click
 
 from paceline.cli.context import json_option, open_client, resolve, target_options
 from paceline.cli.rows import Mode, render, to_json_value
-from paceline.cli.running_sql import READ_LEVELS, Answer, receipt_line, run_sql
+from paceline.cli.running_sql import Answer, receipt_line, run_sql
 from paceline.cli.sqltext import parse_argument
 from paceline.cli.text import plural
 from paceline.errors import UsageError
@@ -49,12 +49,13 @@ def _as_json(answers: list[Answer]) -> dict[str, Any]:
 @target_options
 @click.option(
     "--read",
-    type=click.Choice(list(READ_LEVELS)),
-    help="Level of reads.  [default: session with --token, else local]",
+    metavar="LEVEL",
+    help="Level of reads: local, session, leader, linearizable, 'bounded MS'.  "
+    "[default: session with --token, else local]",
 )
 @click.option("--token", metavar="POSITION", help="See at least this position.")
 @click.option(
-    "--durability", metavar="LEVEL", help="What a write waits for, e.g. local, 'any 1', quorum, all."
+    "--durability", metavar="LEVEL", help="What a write waits for, e.g. local, 'any 1', quorum, all+applied."
 )
 @click.option("--timeout", "timeout_ms", metavar="MS", type=click.IntRange(1), help="Time limit of a write.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a header.")
@@ -84,9 +85,13 @@ def command(
     Examples:
       paceline sql "SELECT * FROM t WHERE id = ?" 7
       paceline sql --durability all "INSERT INTO t(x) VALUES (?)" hello
+      paceline sql --read "bounded 500" "SELECT count(*) FROM t"
     """
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other")
+    from paceline.client.reading import parse_read
+
+    level = parse_read(read or ("session" if token else "local"))
     target = resolve(directory, connect)
     text = sys.stdin.read() if sql == "-" else sql
     values = [parse_argument(argument) for argument in args]
@@ -96,7 +101,7 @@ def command(
             client,
             text,
             values,
-            read=READ_LEVELS[read or ("session" if token else "local")],
+            read=level,
             token=token,
             durability=durability,
             timeout_ms=timeout_ms,

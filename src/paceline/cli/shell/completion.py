@@ -18,6 +18,17 @@ from paceline.cli.shell.session import DOT_COMMANDS, Session
 __all__ = ["SqlCompleter"]
 
 KEYWORDS: Final = tuple(sorted(apsw.keywords))
+_DURABILITIES: Final = (
+    "async",
+    "local",
+    "any 1",
+    "any 1+applied",
+    "quorum",
+    "quorum+applied",
+    "all",
+    "all+applied",
+    "default",
+)
 _WORD: Final = re.compile(r"[A-Za-z0-9_]*$")
 _QUALIFIED: Final = re.compile(r"([A-Za-z0-9_]+)\.([A-Za-z0-9_]*)$")
 
@@ -66,7 +77,7 @@ class SqlCompleter(Completer):
         elif name == ".schema":
             yield from _matching(self._schema(), rest, "table")
         elif name == ".durability":
-            yield from _matching(("async", "local", "any 1", "quorum", "all", "default"), rest, "")
+            yield from _matching(_DURABILITIES, rest, "")
         elif name in DOT_COMMANDS:
             yield from _matching(DOT_COMMANDS[name][0].strip("[]").split("|"), rest, "")
 

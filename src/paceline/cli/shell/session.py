@@ -17,7 +17,7 @@ import click
 from paceline.cli.context import Target
 from paceline.cli.members import look
 from paceline.cli.rows import Mode, render
-from paceline.cli.running_sql import READ_LEVELS, Answer, ReadLevel, receipt_line, run_sql
+from paceline.cli.running_sql import Answer, receipt_line, run_sql
 from paceline.cli.sqltext import is_complete, split_statements
 from paceline.cli.text import human_ms, plural
 from paceline.errors import PacelineError, UsageError
@@ -32,8 +32,8 @@ DOT_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ".schema": ("[TABLE]", "show CREATE statements"),
     ".nodes": ("", "list nodes with addresses and health"),
     ".status": ("", "roles, positions, lag, durability"),
-    ".read": ("local|session|leader|linearizable", "level of reads"),
-    ".durability": ("[LEVEL|default]", "what writes wait for"),
+    ".read": ("local|session|leader|linearizable|bounded MS", "level of reads"),
+    ".durability": ("[LEVEL[+applied]|default]", "what writes wait for"),
     ".mode": ("table|csv|json", "how rows are printed"),
     ".timer": ("[on|off]", "show the time of each statement"),
     ".help": ("", "this list"),
@@ -91,7 +91,7 @@ class Session:
         self._out = out
         self._cell_width = cell_width
         self.mode: Mode = mode
-        self.read: ReadLevel = "local"
+        self.read = "local"
         self.durability: str | None = None
         self.timer = False
         self.schema_changed = True
@@ -204,7 +204,12 @@ class Session:
         return args[0]
 
     def _set_read(self, args: list[str]) -> None:
-        self.read = READ_LEVELS[self._choose(args, "read", tuple(READ_LEVELS), self.read)]
+        if not args:
+            self._out(f"read is {self.read}")
+            return
+        from paceline.client.reading import parse_read
+
+        self.read = parse_read(" ".join(args))
 
     def _set_mode(self, args: list[str]) -> None:
         self.mode = _MODES[self._choose(args, "mode", tuple(_MODES), self.mode)]

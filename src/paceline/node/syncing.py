@@ -69,16 +69,20 @@ class Syncing:
             if self.disk_full is not None:
                 self.disk_full = None
                 node.writes.reconsider()
-            if not node.log.pending:  # what was held meanwhile waited for this very flush
+            saved, has_mark = hard_state, marked
+            if (
+                not node.log.pending
+            ):  # what was staged before the lane took its plan went with this very flush
                 held.extend(self._held)
                 self._held = []
+                saved, has_mark = node.replica.hard_state, node.engine_leads
             self._hard_unsynced -= len(held)
             for messages in held:
                 for to, message in messages:
                     node.ports.send(to, message)
             now_ms = node.ports.now_ms()
-            self.marked = self.marked or marked
-            node.replica.saved(hard_state, now_ms)
+            self.marked = self.marked or has_mark
+            node.replica.saved(saved, now_ms)
             node.replica.durable_to(node.log.durable, now_ms)  # a truncation may have overtaken the flush
             node.ports.made_room()
             self.keep_membership()

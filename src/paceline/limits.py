@@ -106,6 +106,9 @@ DEDUP_COUNT: Final = 100_000
 """Request ids remembered for exactly-once."""
 DEDUP_SECONDS: Final = 3600
 DEDUP_RESULT_BYTES_MAX: Final = 4 * KIB
+ID_GAP: Final = 100_000
+"""Ids of each AUTOINCREMENT table that a new reign leaves out (decision 0011)."""
+ID_GAP_MAX: Final = 1_000_000_000_000
 
 # engine
 CHECKPOINT_FRAMES: Final = 4_000

@@ -171,7 +171,7 @@ def settings_view(report: dict[str, Any]) -> RenderableType:
     heads = [
         f"{head}   {plural(len(report['members']), 'member')}, {plural(report['voters'], 'voter')}",
         f"durability [bold]{escape(settings['durability'])}[/]   unreached: {policy}   writes {settings['writes']}"
-        f"   authority {settings['authority']}",
+        f"   authority {settings['authority']}   id_gap {settings.get('id_gap', '-')}",
     ]
     if report["degraded"]:
         heads.append(f"[yellow]degraded: {escape(', '.join(report['degraded']))}[/]")

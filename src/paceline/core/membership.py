@@ -17,6 +17,7 @@ import msgspec
 
 from paceline.errors import UsageError
 from paceline.ids import Index, NodeId
+from paceline.limits import ID_GAP
 
 __all__ = ["Authority", "History", "Member", "Membership", "Settings", "majority"]
 
@@ -46,6 +47,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What happens to a write whose durability cannot be reached: ``wait`` (until its time limit), ``fail`` (it is
     refused before it runs) or ``degrade`` (after ``degrade_after_ms`` the leader's own disk is enough)."""
     degrade_after_ms: int = 1_000
+    id_gap: int | msgspec.UnsetType = msgspec.UNSET
+    """How many ids of each AUTOINCREMENT table a new reign leaves out; see ``ids_left_out``."""
+
+    @property
+    def ids_left_out(self) -> int:
+        """Before the first change of a reign, for ids that lost writes were given (decision 0011)."""
+        if self.authority == "designated":  # one and the same node always leads
+            return 0
+        return ID_GAP if self.id_gap is msgspec.UNSET else self.id_gap
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):

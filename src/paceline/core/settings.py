@@ -11,12 +11,12 @@ from paceline.core.durability import Durability, Level, parse_durability, unsati
 from paceline.core.membership import Membership, Settings
 from paceline.errors import UsageError
 from paceline.ids import NodeId
-from paceline.limits import DEGRADE_AFTER_MS_MAX, DEGRADE_AFTER_MS_MIN
+from paceline.limits import DEGRADE_AFTER_MS_MAX, DEGRADE_AFTER_MS_MIN, ID_GAP_MAX
 
 __all__ = ["CHANGEABLE", "POLICIES", "changed_settings", "levels_of", "refused_without"]
 
 POLICIES: Final = ("wait", "fail", "degrade")
-CHANGEABLE: Final = ("durability", "unreached", "degrade_after_ms")
+CHANGEABLE: Final = ("durability", "unreached", "degrade_after_ms", "id_gap")
 _ELSEWHERE: Final = {
     "writes": "use: paceline writes stop, paceline writes start",
     "leader": "move the leadership with: paceline failover switch NODE",
@@ -44,6 +44,13 @@ def changed_settings(membership: Membership, wanted: Mapping[str, object]) -> Se
                         f"degrade_after_ms={value!s:.60}: expected an integer from {DEGRADE_AFTER_MS_MIN} to "
                         f"{DEGRADE_AFTER_MS_MAX}",
                         hint="milliseconds that a write waits before its level falls back, for example 1000",
+                    )
+                changes[key] = value
+            case "id_gap":
+                if type(value) is not int or not 0 <= value <= ID_GAP_MAX:
+                    raise UsageError(
+                        f"id_gap={value!s:.60}: expected an integer from 0 to {ID_GAP_MAX}",
+                        hint="ids that a new leader leaves out in AUTOINCREMENT tables; 0 for none",
                     )
                 changes[key] = value
             case _:

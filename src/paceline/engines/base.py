@@ -136,6 +136,7 @@ class Group(msgspec.Struct, gc=False):
     """What ``run_group`` is to run.  ``emit`` takes each ``TXN_PART`` as soon as it is made and may block.
 
     ``give_up_at`` (engine's clock): rather than run, or wait for a lock, past this moment, raise ``TookTooLong``.
+    ``id_gap``: how many ids to leave out before the first change of a term, for those that lost writes were given.
     """
 
     slot: Slot
@@ -143,6 +144,7 @@ class Group(msgspec.Struct, gc=False):
     time_us: int
     emit: Callable[[Entry], None]
     give_up_at: float | None = None
+    id_gap: int = 0
 
 
 class GroupResult(msgspec.Struct, gc=False):

@@ -189,7 +189,9 @@ class Writes:
             return False
         requests = [queued.request for queued in batch]
         now_ms = node.ports.now_ms()
-        group = Group(slot, requests, node.ports.wall_us(), self._emit)
+        settings = node.replica.membership.settings if node.replica.membership else None
+        gap = settings.ids_left_out if settings else 0
+        group = Group(slot, requests, node.ports.wall_us(), self._emit, id_gap=gap)
         if self._quick.fits(requests, now_ms):
             group.give_up_at = node.ports.deadline(GIVE_UP_MS)
             node.run_state(

@@ -38,6 +38,7 @@ def settings_report(node: Node) -> dict[str, Any]:
             "durability": settings.durability,
             "unreached": settings.unreached,
             "degrade_after_ms": settings.degrade_after_ms,
+            "id_gap": settings.ids_left_out,
             "writes": settings.writes,
         },
         "degraded": node.acks.degraded,

@@ -44,6 +44,9 @@ def test_all_changes_are_in_the_result_and_nothing_else_changes() -> None:
         ({"degrade_after_ms": 3_600_001}, "from 10 to 3600000"),
         ({"degrade_after_ms": "500"}, "an integer"),
         ({"degrade_after_ms": True}, "an integer"),
+        ({"id_gap": -1}, "from 0 to"),
+        ({"id_gap": 10**12 + 1}, "from 0 to"),
+        ({"id_gap": True}, "an integer"),
         ({"writes": "stopped"}, "no setting 'writes'"),
         ({"durability": "all", "colour": "red"}, "no setting 'colour'"),
     ],
@@ -87,3 +90,13 @@ def test_every_kind_of_level_of_the_cluster_is_listed() -> None:
         "quorum",
         "all",
     ]
+
+
+def test_gap_of_ids_is_for_clusters_in_which_another_node_can_lead() -> None:
+    auto = cluster("n1", "n2", "n3")
+    assert auto.settings.ids_left_out == 100_000
+    assert b"id_gap" not in auto.encode(), "clusters that never set it keep their entries as they were"
+    assert changed_settings(auto, {"id_gap": 0}).ids_left_out == 0
+    assert changed_settings(auto, {"id_gap": 7}).ids_left_out == 7
+    settings = msgspec.structs.replace(auto.settings, authority="designated", leader="n1", id_gap=7)
+    assert settings.ids_left_out == 0

@@ -63,7 +63,7 @@ def _changes(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError(f"{pair!r} is not KEY=VALUE", hint="for example durability=quorum")
         if key in changes:
             raise UsageError(f"{key} is given twice")
-        number = key.endswith("_ms") and value.isascii() and value.isdecimal() and len(value) <= 12
+        number = key.endswith(("_ms", "_gap")) and value.isascii() and value.isdecimal() and len(value) <= 15
         changes[key] = int(value) if number else value
     return changes
 
@@ -85,6 +85,8 @@ def set_(changes: tuple[str, ...], directory: str | None, connect: str | None, a
                             degrade  after degrade_after_ms the leader's own disk
                                      is enough; receipt, status and events say so
     degrade_after_ms=MS     10 to 3600000
+    id_gap=COUNT            ids that each new leader leaves out in AUTOINCREMENT
+                            tables, because lost writes may have them; 0: none
 
     Returns when the cluster has agreed, and shows the settings then in force. A
     durability that this cluster can never reach, or cannot reach now, is refused.

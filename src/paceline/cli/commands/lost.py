@@ -93,6 +93,33 @@ def show(id: str, directory: str | None, connect: str | None, node: str | None, 
         click.echo(line)
 
 
+@command.command("ids")
+@target_options
+@json_option
+def ids(directory: str | None, connect: str | None, as_json: bool) -> None:
+    """Tell which tables may give the ids of lost writes to other rows.
+
+    A table with INTEGER PRIMARY KEY AUTOINCREMENT leaves out `id_gap` ids
+    whenever a new leader begins. One without AUTOINCREMENT takes the largest id
+    that is there and adds one: an id that a failover took back comes again.
+    """
+    from paceline.cli.context import open_client
+    from paceline.engines.sqlite.idgap import ID_TABLES_SQL, id_tables
+
+    with open_client(resolve(directory, connect).addresses) as client:
+        tables = id_tables(client.query(ID_TABLES_SQL).rows)
+    if as_json:
+        from msgspec import json
+
+        click.echo(json.encode({"tables": tables}))
+        return
+    for item in tables:
+        what = "ids of lost writes may come again (no AUTOINCREMENT)" if item["reused"] else "never again"
+        click.echo(f"{item['table']}: {what}")
+    if not tables:
+        click.echo("no table gives out ids by itself")
+
+
 def _choose(target: Target, id: str, node: str | None, list_of: Any) -> tuple[str, str]:
     """The whole id and the node that keeps it."""
     from paceline.cli.lostwrites import matches, short_id

@@ -27,7 +27,7 @@ import msgspec
 from paceline.errors import Forbidden, TooLarge, UsageError
 from paceline.limits import SQL_BYTES_MAX, STATEMENT_TEXT_CACHE_BYTES
 
-__all__ = ["RESERVED_PREFIX", "Statement", "Statements", "classify", "words"]
+__all__ = ["RESERVED_PREFIX", "Statement", "Statements", "classify", "has_word", "words"]
 
 
 def words(text: str) -> frozenset[str]:
@@ -89,6 +89,11 @@ def classify(sql: str) -> Statement:
             hint="send a list with one statement per item; together they are one transaction",
         )
     return _nature(sql, [token for token in tokens[:end] if token[0] != "end"])
+
+
+def has_word(sql: str, word: str) -> bool:
+    """Whether ``word`` (upper case) stands in ``sql`` as a word: in no comment, string or quoted name."""
+    return ("word", word) in _tokens(sql)
 
 
 def _check_text(sql: str) -> None:

@@ -33,6 +33,7 @@ from paceline.engines.sqlite.connect import EngineOptions, open_writer
 from paceline.engines.sqlite.control import control
 from paceline.engines.sqlite.dedup import Dedup
 from paceline.engines.sqlite.functions import TermFunction
+from paceline.engines.sqlite.idgap import IdGap
 from paceline.engines.sqlite.position import PositionWriter, check_cluster, read_position
 from paceline.engines.sqlite.results import RowCursor
 from paceline.engines.sqlite.sqlerrors import RUN_ERRORS, verdict
@@ -111,6 +112,7 @@ class Writer:
             check_cluster(connection, cluster)
             self._position = PositionWriter(connection, cluster)
             self._dedup = Dedup(connection, monotonic=monotonic)
+            self._id_gap = IdGap(connection, read_position(connection))
             self._data_version = self._read_data_version()
         except BaseException:
             connection.close()
@@ -213,7 +215,7 @@ class Writer:
 
     def _together(self, group: Group, outcomes: list[Outcome | None]) -> bool:
         """All requests that have no outcome yet, in one transaction."""
-        self._start_over()
+        self._start_over(group)
         changed = False
         for number, request in enumerate(group.requests):
             if outcomes[number] is None:
@@ -236,19 +238,29 @@ class Writer:
         return changed
 
     def _alone(self, number: int, request: WriteRequest, group: Group) -> tuple[Outcome, bool]:
-        self._start_over()
         try:
+            self._start_over(group)
             outcome, wrote = self._request(number, request, group)
             return outcome, self._finish(group, wrote)
         except (_TransactionLost, _CommitFailed) as lost:
             return Outcome(error=lost.error), False
 
-    def _start_over(self) -> None:
+    def _start_over(self, group: Group) -> None:
         """A clean transaction, whatever became of the one before; raises ``Unavailable`` as ``hold`` does."""
         self._deadline = None
         self._classified.clear()
         self._dedup.begin()
         self.hold(wait=True)
+        self._auth.trusted = True
+        try:
+            self._id_gap.leave(group.slot, group.id_gap)
+        except apsw.Error as error:
+            failure = verdict(error, connection=self.connection, statement=0)
+            if self.connection.in_transaction:
+                self._control(_ROLLBACK)
+            raise _CommitFailed(failure) from error
+        finally:
+            self._auth.trusted = False
 
     def _finish(self, group: Group, changed: bool) -> bool:
         """Set the position and commit; or leave the transaction empty for the next group."""
@@ -268,6 +280,7 @@ class Writer:
         finally:
             self._auth.trusted = False
         self._position.committed()
+        self._id_gap.committed(group.slot)
         self._dedup.committed()
         return True
 

@@ -37,6 +37,8 @@ class Rewinding:
         self._stranded: list[Entry] = []
         self._stranded_notes: dict[Index, bytes] = {}
         self._fork: Index | None = None
+        self._undone_to: Index | None = None
+        """So far the database was taken back, not durably yet: a full disk broke the rewind off behind the undo."""
         self._waits = False
         self.count = 0
         """Rewinds of this process."""
@@ -70,13 +72,14 @@ class Rewinding:
         node = self._node
         if node.leads_or_will:
             return False  # elected meanwhile: what is here is the history now
-        if fork >= node.applied:
+        if fork >= node.applied and self._undone_to is None:
             node.replica.rewound()
             node.drain()
             node.pump_soon()
             return True
         entries = node.log.entries(fork, bytes_max=1 << 40)
-        if any(entry.kind is EntryKind.TXN and entry.index <= node.applied for entry in entries):
+        executed = any(entry.kind is EntryKind.TXN and entry.index <= node.applied for entry in entries)
+        if executed or self._undone_to is not None:
             self._undo_logged(fork, entries)
             return True
         self._stand_at(fork)  # only entries that touch no database were passed
@@ -117,7 +120,9 @@ class Rewinding:
             surplus = node.engine.surplus(marks())
             if surplus:
                 node.engine.undo(reversed(surplus))
-                node.engine.checkpoint(force=True)
+            node.engine.checkpoint(
+                force=True
+            )  # also after a full disk broke off an earlier attempt behind the undo
 
         def done(_: None) -> None:
             self._stranded, self._stranded_notes = [], {}
@@ -140,10 +145,13 @@ class Rewinding:
                 time_us=node.ports.wall_us(),
                 term_now=node.replica.term,
             )
-            node.engine.undo(reversed(executed))
+            if executed:
+                node.engine.undo(reversed(executed))
+                self._undone_to = self._before_transaction(fork)
             node.engine.checkpoint(force=True)  # durable before the log forgets what would undo it again
 
         def done(_: None) -> None:
+            self._undone_to = None
             self.count += 1
             if self._stand_at(fork):
                 node.ports.event(
@@ -155,6 +163,8 @@ class Rewinding:
 
         def failed(error: BaseException) -> None:
             self._fork = fork
+            if self._undone_to is not None:  # whatever comes next: this is where the database stands
+                node.set_applied(min(self._undone_to, node.applied))
             self._failed(error)
 
         node.run_state(work, done, failed)
@@ -168,12 +178,12 @@ class Rewinding:
 
     def installed(self) -> None:
         """A snapshot has replaced the database."""
-        self._stranded, self._stranded_notes, self._fork = [], {}, None
+        self._stranded, self._stranded_notes, self._fork, self._undone_to = [], {}, None, None
 
     def _failed(self, error: BaseException) -> None:
         node = self._node
         if isinstance(error, Corruption):
-            self._stranded, self._stranded_notes, self._fork = [], {}, None
+            self._stranded, self._stranded_notes, self._fork, self._undone_to = [], {}, None, None
             node.quarantine(error)
         elif isinstance(error, DiskFull):
             node.ports.event("disk-full", message=error.message)

@@ -16,12 +16,13 @@ import apsw
 from paceline.core.durability import Level, parse_durability
 from paceline.core.effects import Role
 from paceline.core.entry import Entry
-from paceline.core.membership import Membership, majority
+from paceline.core.membership import majority
 from paceline.core.messages import AppendResponse, VoteResponse
 from paceline.errors import DiskFull, LogFailed
 from paceline.ids import GENESIS, Index, NodeId, Position
 from paceline.node.replies import Receipt
 from paceline.sim.diskfacts import begins_after, durable_vote, holds
+from paceline.sim.levels import promised
 from paceline.sim.oracle import Oracle
 from paceline.sim.world import Violation
 
@@ -53,6 +54,8 @@ class _Seen:
     role: Role = Role.FOLLOWER
     checked_applied: int = 0
     vote: tuple[int, str | None] = (0, None)
+    installed: bool = False
+    """A snapshot has just brought it forward."""
     led: int = 0
     """The end of its log when it last led: so far it may have been executing or applying."""
 
@@ -161,8 +164,10 @@ class Facts:
         if node.replica.role is Role.LEADER and own is not None:
             term = node.replica.term
             self.judge("commits_in_own_term", own.term == term, f"{process.name} leads {term}, commits {own}")
-        if node.log.base.index >= len(self.committed) and self._elected(process):
-            self._commit_installed(process, node.log.base)
+        seen = self._seen[process.name]
+        if seen.installed and own is not None and commit >= len(self.committed) and self._elected(process):
+            self._commit_installed(process, own)
+        seen.installed = False
         for number in range(max(before, node.log.base.index) + 1, commit + 1):
             position = node.log.position_at(Index(number))
             assert position is not None
@@ -417,6 +422,8 @@ class Facts:
     def check_event(self, process: Process, kind: str, details: dict[str, Any]) -> None:
         if kind == "quarantined":
             self.judge("no_needless_quarantine", False, f"{process.name}: {details}")
+        elif kind == "installed":
+            self._seen[process.name].installed = True
         elif kind == "rebased":
             self.judge("no_needless_rebase", False, f"{process.name}: {details}")
 
@@ -466,27 +473,6 @@ def _is_of_the_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def promised(level: str, holders: set[str], leader: str, membership: Membership) -> bool:
-    """Whether these disks are what the level means, counted independently of the core."""
-    durability = parse_durability(level)
-    others = holders - {leader}
-    match durability.level:
-        case Level.ASYNC:
-            return True
-        case Level.LOCAL:
-            return leader in holders
-        case Level.ANY:
-            return leader in holders and len(others) >= durability.count
-        case Level.FIRST:
-            return leader in holders and len(others & set(durability.names)) >= durability.count
-        case Level.QUORUM:
-            voters = {str(name) for name in membership.voters}
-            own = leader in holders or membership.settings.authority == "auto"
-            return own and len(holders & voters) >= majority(len(voters))
-        case Level.ALL:
-            return holders >= {str(name) for name in membership.voters}
 
 
 def _difference(here: list[str], wanted: list[str]) -> str:

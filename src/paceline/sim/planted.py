@@ -384,7 +384,7 @@ REPLICATION_BUGS: Final[dict[str, Planted]] = {
         plant=_votes_twice, cites="1 (zeebe #5356)", authority="auto", directed=ELECTIONS
     ),
     "term-falls": Planted(plant=_term_falls, cites="3 (nebula #2405)"),
-    "surplus-stays": Planted(plant=_surplus_stays, cites="53 (LiteFS 157)"),
+    "surplus-stays": Planted(plant=_surplus_stays, cites="53 (LiteFS 157)", rare=True),
     "checkpoint-too-early": Planted(
         plant=_checkpoints_too_early, cites="53 (LiteFS 157)", directed=CRASHES, rare=True
     ),

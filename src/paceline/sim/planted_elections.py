@@ -309,7 +309,7 @@ ELECTION_BUGS: Final[dict[str, Planted]] = {
     "commits-older-terms": _elections(_commits_older_terms, "18 (canonical/raft #220)"),
     "truncated-comes-back": _elections(_truncated_comes_back, "19 (etcd #22442)", REWINDS),
     "old-segments-count": _elections(_old_segments_count, "24 (canonical/raft #373)", SNAPSHOTS),
-    "entries-before-term": _elections(_entries_before_term, "33 (TigerBeetle 2295)", FOLLOWS),
+    "entries-before-term": _elections(_entries_before_term, "33 (TigerBeetle 2295)", FOLLOWS, rare=True),
     "position-behind-data": _elections(_position_behind_data, "49 (etcd #13766)", CRASHES),
     "refuses-what-has-run": _elections(_refuses_what_has_run, "84 (openraft #2095)"),
     "empty-disk-is-the-member": _elections(_empty_disk_is_the_member, "85 (openraft 2002)", CHANGES),

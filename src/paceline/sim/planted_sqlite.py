@@ -12,7 +12,7 @@ from paceline.engines.sqlite.engine import SqliteEngine
 from paceline.engines.sqlite.mark import Mark
 from paceline.engines.sqlite.pagesource import PageSource
 from paceline.engines.sqlite.walwriter import WalWriter
-from paceline.sim.planting import Planted, patched
+from paceline.sim.planting import CHECKPOINTS, Planted, patched
 
 __all__ = ["SQLITE_BUGS"]
 
@@ -68,9 +68,14 @@ SQLITE_BUGS: Final[dict[str, Planted]] = {
         plant=_sqlite_reign_forgets_requests, cites="84 (curvine #676)", engine="sqlite"
     ),
     "checkpoint-not-synced": Planted(
-        plant=_sqlite_checkpoint_not_synced, cites="61 (Litestream 1337)", engine="sqlite"
+        plant=_sqlite_checkpoint_not_synced,
+        cites="61 (Litestream 1337)",
+        engine="sqlite",
+        directed=CHECKPOINTS,
     ),
     "images-from-the-old-log": Planted(
-        plant=_sqlite_images_from_the_old_log, cites="60 (SQLite 3.7.0 to 3.51.2)", engine="sqlite"
+        plant=_sqlite_images_from_the_old_log,
+        cites="60 (SQLite 3.7.0 to 3.51.2)",
+        engine="sqlite",
     ),
 }

@@ -14,11 +14,12 @@ from unittest.mock import patch
 from paceline.core.effects import Timing
 from paceline.node.node import NodeSettings
 from paceline.sim.network import NetworkOptions
-from paceline.sim.options import TurmoilOptions
+from paceline.sim.options import SqliteOptions, TurmoilOptions
 from paceline.sim.ports import Latencies
 
 __all__ = [
     "CHANGES",
+    "CHECKPOINTS",
     "CRASHES",
     "CUTS",
     "ELECTIONS",
@@ -66,6 +67,25 @@ CRASHES: Final[dict[str, Any]] = {
     "safety_ms": 6_000,
     "faults": ("kill", "power", "power-at-op", "sync-error"),
     "fault_every_ms": 200,
+}
+CHECKPOINTS: Final[dict[str, Any]] = {
+    **CRASHES,
+    "safety_ms": 4_000,
+    "think_ms": 20,
+    "faults": ("power", "kill"),
+    "fault_every_ms": 300,
+    "sqlite": SqliteOptions(
+        page_size=512,
+        other_page_size=512,
+        cache_bytes=8 * 1024,
+        checkpoint_frames=12,
+        part_raw_bytes=1024 * 1024,
+        apply_pages_max=2_000,
+        weight=1,
+        vacuum=0.0,
+        shed=0.05,
+        reader=0.4,
+    ),
 }
 SNAPSHOTS: Final[dict[str, Any]] = {
     **_QUICK,

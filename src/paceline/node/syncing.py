@@ -70,9 +70,8 @@ class Syncing:
                 self.disk_full = None
                 node.writes.reconsider()
             saved, has_mark = hard_state, marked
-            if (
-                not node.log.pending
-            ):  # what was staged before the lane took its plan went with this very flush
+            # What was staged before the lane took its plan went with this very flush.
+            if not node.log.pending:
                 held.extend(self._held)
                 self._held = []
                 saved, has_mark = node.replica.hard_state, node.engine_leads

@@ -188,7 +188,8 @@ class Client:
         try:
             link = self._links.get(leader) or self._find(leader=leader, deadline=call.deadline)
         except Unavailable as error:
-            call.last_error = error
+            if call.last_error is None or time.monotonic() < call.deadline:
+                call.last_error = error  # else the time was up before anything was tried
             return _AGAIN
         self._links[leader] = link
         try:

@@ -70,20 +70,19 @@ class Writes:
         self._levels.clear()
         membership = self._node.replica.membership
         self._must_be_reachable = membership is not None and membership.settings.unreached == "fail"
+        if membership is not None and membership.settings.unreached != "degrade":
+            self._node.acks.trust(self._degradation)
 
     def tick(self, now_ms: int) -> None:
         """Let levels of durability fall back when the cluster is told to."""
         node, membership = self._node, self._node.replica.membership
         if membership is None or not node.leads:
             return
+        if membership.settings.unreached == "degrade":
+            node.acks.degrade(node.replica, membership.settings.degrade_after_ms, now_ms, self._degradation)
 
-        def changed(level: str, degraded: bool) -> None:
-            node.ports.event("degraded" if degraded else "restored", durability=level)
-
-        if membership.settings.unreached != "degrade":
-            node.acks.trust(changed)
-            return
-        node.acks.degrade(node.replica, membership.settings.degrade_after_ms, now_ms, changed)
+    def _degradation(self, level: str, degraded: bool) -> None:
+        self._node.ports.event("degraded" if degraded else "restored", durability=level)
 
     def submit(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
         """Queue a request; ``done`` is called exactly once, on the loop."""

@@ -191,6 +191,33 @@ async def test_writes_go_to_the_leader_and_reads_stay(make: Make, cluster: Clust
     assert [s.queries for s in cluster.services.values()] == [1, 1]
 
 
+async def test_bounded_reads_stay_and_a_wrong_level_is_an_error_of_the_caller(
+    make: Make, cluster: Cluster
+) -> None:
+    db = make("n2")
+    await db.query("SELECT 1", read="bounded(500)")
+    assert cluster.services["n2"].levels == ["bounded 500"]
+    with pytest.raises(UsageError, match="unknown read level"):
+        await db.query("SELECT 1", read="stale")
+
+
+async def test_a_receipt_says_what_was_asked_for(make: Make, cluster: Cluster) -> None:
+    db = make()
+    assert (await db.execute([(INSERT, [1])])).receipt.asked is None
+    cluster.services["n1"].asked = "all"
+    assert (await db.execute([(INSERT, [1])])).receipt.asked == "all"
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+async def test_a_clients_own_durability_is_the_default_of_its_writes(cluster: Cluster, kind: Any) -> None:
+    db = Driver(kind([cluster.addresses["n1"]], durability="all+applied"))
+    await db.execute([(INSERT, [1])])
+    await db.execute([(INSERT, [1])], durability="local")
+    await db.close()
+    asked = [request.durability for request in cluster.services["n1"].requests]
+    assert asked == ["all+applied", "local"]
+
+
 async def test_a_leader_that_cannot_be_reached_is_written_to_through_a_follower(
     make: Make, cluster: Cluster
 ) -> None:

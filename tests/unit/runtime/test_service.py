@@ -114,6 +114,40 @@ async def test_a_write_that_had_not_started_when_the_leader_was_deposed_goes_to_
     assert world.other.requests[0].durability == "quorum"
 
 
+async def test_a_forwarded_receipt_says_what_was_asked_for(world: World) -> None:
+    world.here.elect("n2")
+    world.other.asked = "all"
+    reply = await submit(world, write())
+    assert isinstance(reply, WriteReply) and reply.receipt is not None and reply.receipt.asked == "all"
+
+
+async def test_a_bounded_read_waits_for_a_leader_only_when_this_node_cannot_prove_its_age(
+    world: World,
+) -> None:
+    """Without a leader: at once from a state that is fresh enough; else it is retried until somebody leads."""
+    answers: list[Any] = []
+    fresh = True
+
+    def submitted(*_: Any, done: Any, **__: Any) -> None:
+        answers.append(done)
+        done(NotLeader("the leader went away") if len(answers) == 2 else answered)
+
+    answered: Any = object()
+    world.here.node.reads = SimpleNamespace(submit=submitted, is_fresh=lambda read: fresh)
+    world.here.elect(None)
+    read = {"read": "bounded 500", "token": None}
+    assert await world.service.query("SELECT 1", [], timeout_ms=1_000, **read) is answered
+    fresh = False
+    with pytest.raises(NotLeader):
+        await world.service.query("SELECT 1", [], timeout_ms=60, **read)
+    assert len(answers) == 1, "nobody was asked"
+    waiting = asyncio.ensure_future(world.service.query("SELECT 1", [], timeout_ms=5_000, **read))
+    await asyncio.sleep(0)
+    world.here.elect("n2")
+    assert await waiting is answered
+    assert len(answers) == 3, "asked again after the leader went away"
+
+
 async def test_a_write_in_doubt_is_repeated_only_under_the_clients_id(world: World) -> None:
     named, nameless = submit(world, write(b"id")), submit(world, write())
     world.here.elect("n2")

@@ -96,6 +96,8 @@ class FakeService:
         self.subscribed = asyncio.Event()
         self.ready = True
         self.outcomes: dict[str, str] = {}
+        self.asked: str | None = None
+        """What receipts say was asked for, as a cluster that degrades."""
         self.on_lose: Callable[[], None] = lambda: None
 
     def submit(self, request: WriteRequest, timeout_ms: int, done: Done) -> None:
@@ -118,7 +120,9 @@ class FakeService:
     def receipt(self, request: WriteRequest) -> Receipt:
         durability = request.durability or "local"
         position = self.database.position()
-        return Receipt(position, self.term, self.database.index, durability, ["n1"], ["n1"], self.leads)
+        return Receipt(
+            position, self.term, self.database.index, durability, ["n1"], ["n1"], self.leads, self.asked
+        )
 
     async def query(
         self, sql: str, args: Any, *, read: str, token: str | None, timeout_ms: int

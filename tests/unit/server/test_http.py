@@ -71,6 +71,25 @@ async def test_execute_answers_results_receipt_leader_and_term(node: Node) -> No
     assert request.client.startswith("http@127.0.0.1:")
 
 
+async def test_a_receipt_says_what_was_asked_for_when_the_cluster_degraded(node: Node) -> None:
+    body = {"statements": ["INSERT INTO t VALUES (0)"]}
+    assert "asked" not in (await node.post(EXECUTE, body)).json["receipt"]
+    node.service.asked = "all"
+    assert (await node.post(EXECUTE, body)).json["receipt"]["asked"] == "all"
+
+
+async def test_bounded_reads_by_level_or_by_the_lag_that_is_allowed(node: Node) -> None:
+    assert (await node.post(QUERY, {"sql": "SELECT 1", "read": "bounded (500 ms)"})).status == 200
+    assert (await node.post(QUERY, {"sql": "SELECT 1", "max_lag_ms": 500})).status == 200
+    assert (await node.get(f"{QUERY}?sql=SELECT%201&max_lag_ms=500")).status == 200
+    assert (await node.get(f"{QUERY}?sql=SELECT%201&read=bounded+500")).status == 200
+    assert node.service.levels == ["bounded 500"] * 4
+    for wrong in ({"max_lag_ms": 0}, {"max_lag_ms": 500, "read": "local"}, {"max_lag_ms": 5, "token": "t"}):
+        answer = await node.post(QUERY, {"sql": "SELECT 1", **wrong})
+        assert answer.status == 400 and answer.json["error"]["hint"], wrong
+    assert (await node.get(f"{QUERY}?sql=SELECT%201&max_lag_ms={'9' * 5000}")).status == 400
+
+
 async def test_a_repeated_request_says_where_it_was_applied(node: Node) -> None:
     body = {"statements": ["INSERT INTO t VALUES (0)"], "request_id": "x"}
     assert "repeated_at" not in (await node.post(EXECUTE, body)).json

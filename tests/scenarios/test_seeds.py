@@ -33,7 +33,7 @@ NEVER_VACUOUS = (
     "vote_is_kept",
 )
 HAPPENS = ("elected", "installed", "lost", "power-cut", "rewound", "surplus-undone")
-FAULTS = ("deaf", "isolate", "kill", "member", "mute", "partition", "stop", "wipe")
+FAULTS = ("deaf", "isolate", "kill", "member", "mute", "partition", "stop", "switch", "wipe")
 
 
 def explain(result: Result) -> str:

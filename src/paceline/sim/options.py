@@ -136,12 +136,14 @@ def draw_authority(rng: random.Random) -> str:
 
 def draw_turmoil(rng: random.Random) -> TurmoilOptions:
     faults = tuple(fault for fault in TURMOIL if rng.random() < 0.4)
+    every_ms = rng.choice((300, 1_000, 3_000))
+    ambush = tuple(kind for kind in TRANSITIONS if rng.random() < 0.4)
+    share = rng.choice((0.0, 0.1, 0.4))
+    acts = tuple(act for act in ACTS if rng.random() < 0.5) or ACTS
+    if rng.random() < 0.4:
+        faults = (*faults, "switch")
     return TurmoilOptions(
-        faults=faults,
-        every_ms=rng.choice((300, 1_000, 3_000)),
-        ambush=tuple(kind for kind in TRANSITIONS if rng.random() < 0.4),
-        ambush_share=rng.choice((0.0, 0.1, 0.4)),
-        ambush_acts=tuple(act for act in ACTS if rng.random() < 0.5) or ACTS,
+        faults=faults, every_ms=every_ms, ambush=ambush, ambush_share=share, ambush_acts=acts
     )
 
 

@@ -37,6 +37,7 @@ class Turmoil:
             "mute": self._mute,
             "bridge": self._bridge,
             "wipe": self._wipe,
+            "switch": self._switch,
             "kill": self._kill,
             "power": lambda process: process.power_cut(),
             "power-at-op": lambda process: process.disk.crash_at_op(
@@ -104,6 +105,15 @@ class Turmoil:
 
     def _stop(self, victim: Process) -> None:
         victim.stop(self._some_us())
+
+    def _switch(self, victim: Process) -> None:
+        """A planned change of the leader, whatever else is going on."""
+        life = victim.life
+        if life is None or not victim.up or not victim.node.leads:
+            return
+        timeout_ms = self._rng.choice((100, 2_000))
+        life.call(lambda: victim.node.switch(None, timeout_ms, lambda answer: None))
+        self._world.after_step(life)
 
     def _kill(self, victim: Process) -> None:
         self._world.trace(f"{victim.name} killed")

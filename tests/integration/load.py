@@ -33,6 +33,7 @@ def make_tables(cluster: Cluster) -> None:
             ],
             durability="all",
         )
+    cluster.wait_level()  # durable everywhere is not yet visible everywhere
 
 
 class Load:

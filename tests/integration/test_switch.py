@@ -55,6 +55,7 @@ def test_switch_under_load_loses_nothing_and_reports_its_pause(make_cluster: Mak
     assert not any("rewound" in node.output or "lost {" in node.output for node in cluster.nodes.values())
 
 
+@pytest.mark.slow
 def test_switch_to_a_node_that_cannot_lead_is_refused_and_the_leader_stays(make_cluster: MakeCluster) -> None:
     cluster, leader, rest = elected(make_cluster)
     with Load(cluster, through=(leader.name, rest[1].name)) as load, leader.client() as client:

@@ -97,6 +97,8 @@ LOST_DATABASE_BYTES_MAX: Final = 64 * MIB
 """Size of a database up to which these rows are computed (it is copied twice)."""
 LOST_ROWS_MAX: Final = 100
 """Changed rows of one table that are shown."""
+LOST_CHECK_ENTRIES_MAX: Final = 16
+"""Lost entries whose rows are computed one by one (each costs two copies of the database)."""
 HTTP_HEAD_BYTES_MAX: Final = 64 * KIB
 HTTP_HEARTBEAT_SECONDS: Final = 15.0
 REQUEST_ID_BYTES_MAX: Final = 64

@@ -42,11 +42,11 @@ def _reader(target: Target, name: str) -> Any:
     return LostReader(RealFiles(), Paths(str(cluster.node_dir(name))).custody)
 
 
-def list_of(target: Target, node: str | None) -> dict[str, Any]:
+def list_of(target: Target, node: str | None, *, discarded: bool = False) -> dict[str, Any]:
     """``lost`` and ``nodes``, as the HTTP API answers; local nodes that do not run are read from disk."""
     try:
         with open_client(target.addresses) as client:
-            answer: dict[str, Any] = client.ask("lost_list")
+            answer: dict[str, Any] = client.ask("lost_list", **({"all": True} if discarded else {}))
     except Unavailable:
         if target.cluster is None:
             raise
@@ -60,7 +60,7 @@ def list_of(target: Target, node: str | None) -> dict[str, Any]:
     for member in answer["nodes"]:
         if member["state"] == "ok" or (reader := _reader(target, member["name"])) is None:
             continue
-        answer["lost"] += [{"node": member["name"], **item} for item in reader.ranges()]
+        answer["lost"] += [{"node": member["name"], **item} for item in reader.ranges(discarded=discarded)]
         member["state"] = "ok"
     if node is not None:
         if all(member["name"] != node for member in answer["nodes"]):
@@ -72,11 +72,12 @@ def list_of(target: Target, node: str | None) -> dict[str, Any]:
     return answer
 
 
-def show_of(target: Target, id: str, node: str) -> dict[str, Any]:
-    """One range in full."""
+def show_of(target: Target, id: str, node: str, entries: list[int] | None = None) -> dict[str, Any]:
+    """One range in full; with ``entries`` the rows of these, each by itself."""
     try:
         with open_client(target.addresses) as client:
-            answer: dict[str, Any] = client.ask("lost_show", id=id, node=node)
+            more = {} if entries is None else {"entries": entries}
+            answer: dict[str, Any] = client.ask("lost_show", id=id, node=node, **more)
             return answer
     except Unavailable:
         reader = _reader(target, node)

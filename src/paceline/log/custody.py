@@ -30,7 +30,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
@@ -50,6 +50,8 @@ _CRC: Final = struct.Struct(">I")
 _MAGIC: Final = b"PLINECUS"
 _VERSION: Final = 1
 _SUFFIX: Final = ".lost"
+_DISCARDED: Final = "discarded"
+"""The folder of ranges that a person has dealt with: as they were, out of sight."""
 _ID: Final = re.compile(r"^\d{14}-\d{14}-[0-9a-f]{16}$")
 
 
@@ -66,6 +68,7 @@ class CustodyItem:
     time_us: int = 0
     term_now: Term = Term(0)  # noqa: RUF009
     problem: str = ""
+    discarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +120,44 @@ class Custody:
             self._files.sync_dir(self._directory)
         return id
 
-    def list(self) -> list[CustodyItem]:
-        """Oldest range first; a damaged file is listed with its ``problem``."""
-        if not self._files.exists(self._directory):
-            return []
-        items = []
-        for name in self._files.listdir(self._directory):
-            id = name.removesuffix(_SUFFIX)
-            if name.endswith(_SUFFIX) and _ID.match(id):
-                data = read_whole(self._files, self._path(id))
-                try:
-                    items.append(_decode_header(id, data)[0])
-                except BadEntry as error:
-                    items.append(CustodyItem(id=id, bytes=len(data), problem=error.message))
-        return items
+    def list(self, *, discarded: bool = False) -> list[CustodyItem]:
+        """Oldest range first; a damaged file is listed with its ``problem``.  ``discarded``: those, too."""
+        kept = _items(self._files, self._directory, discarded=False)
+        if discarded:
+            known = {item.id for item in kept}
+            folder = os.path.join(self._directory, _DISCARDED)
+            kept += [item for item in _items(self._files, folder, discarded=True) if item.id not in known]
+        return sorted(kept, key=lambda item: item.id)
+
+    def discard(self, id: str) -> None:
+        """A person has dealt with this range: move its file aside, durably.  May be repeated."""
+        aside = self._path(id, _DISCARDED)
+        if not _ID.match(id) or not (self._files.exists(self._path(id)) or self._files.exists(aside)):
+            raise _unknown(id)
+        folder = os.path.dirname(aside)
+        if not self._files.exists(folder):
+            self._files.mkdir(folder)
+            self._files.sync_dir(self._directory)
+        if self._files.exists(self._path(id)):
+            # There before it goes from here: a crash in between leaves it in both places, never in none.
+            write_atomic(self._files, aside, read_whole(self._files, self._path(id)))
+            self._files.unlink(self._path(id))
+        self._files.sync_dir(self._directory)
 
     def load(self, id: str) -> CustodyContent:
         """Everything of one range; raises :class:`BadEntry`, :class:`UsageError` for an unknown id."""
-        if not _ID.match(id) or not self._files.exists(self._path(id)):
-            raise UsageError(f"no lost writes are kept under {id!r}", hint="see `paceline lost list`")
+        if not _ID.match(id):
+            raise _unknown(id)
+        discarded = not self._files.exists(self._path(id))
+        path = self._path(id, _DISCARDED) if discarded else self._path(id)
+        if not self._files.exists(path):
+            raise _unknown(id)
         try:
-            return _decode(id, read_whole(self._files, self._path(id)))
+            content = _decode(id, read_whole(self._files, path))
+            return replace(content, item=replace(content.item, discarded=discarded))
         except BadEntry as error:
             raise BadEntry(
-                f"custody file {self._path(id)} is damaged: {error.message}",
+                f"custody file {path} is damaged: {error.message}",
                 hint="restore it from a backup of this data directory",
             ) from error
 
@@ -153,8 +170,27 @@ class Custody:
             return False  # the same range is at hand: write it again
         return True
 
-    def _path(self, id: str) -> str:
-        return os.path.join(self._directory, id + _SUFFIX)
+    def _path(self, id: str, *folder: str) -> str:
+        return os.path.join(self._directory, *folder, id + _SUFFIX)
+
+
+def _unknown(id: str) -> UsageError:
+    return UsageError(f"no lost writes are kept under {id!r}", hint="see `paceline lost list`")
+
+
+def _items(files: Files, folder: str, *, discarded: bool) -> list[CustodyItem]:
+    if not files.exists(folder):
+        return []
+    items = []
+    for name in files.listdir(folder):
+        id = name.removesuffix(_SUFFIX)
+        if name.endswith(_SUFFIX) and _ID.match(id):
+            data = read_whole(files, os.path.join(folder, name))
+            try:
+                items.append(replace(_decode_header(id, data)[0], discarded=discarded))
+            except BadEntry as error:
+                items.append(CustodyItem(id=id, bytes=len(data), problem=error.message, discarded=discarded))
+    return items
 
 
 def _check_contiguous(entries: Sequence[Entry]) -> None:

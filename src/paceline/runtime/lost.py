@@ -31,8 +31,15 @@ _NOTHING: Final = {"ranges": 0, "entries": 0, "requests": 0, "bytes": 0}
 class Reader(Protocol):
     """One node's custody.  Every call blocks on the disk."""
 
-    def ranges(self) -> list[dict[str, Any]]:
-        """Items with ``id``, ``first_index``, ``last_index``, ``entries``, ``requests``, ``bytes`` ..."""
+    def ranges(self, *, discarded: bool = False) -> list[dict[str, Any]]:
+        """Items with ``id``, ``first_index``, ``last_index``, ``entries``, ``requests``, ``bytes`` ...
+
+        ``discarded``: those that a person has dealt with, too.
+        """
+        ...
+
+    def discard(self, id: str) -> dict[str, Any]:
+        """Put the range aside, durably.  Raises ``UsageError``."""
         ...
 
     def fork(self, id: str) -> Index:
@@ -40,14 +47,23 @@ class Reader(Protocol):
         ...
 
     def show(
-        self, id: str, pin: Pin | None, history: list[Entry] | None, why_not: str | None
+        self,
+        id: str,
+        pin: Pin | None,
+        history: list[Entry] | None,
+        why_not: str | None,
+        entries: list[int] | None = None,
     ) -> dict[str, Any]:
         """One range with its requests and rows.  ``pin``: the database now; ``history``: the log from the fork to it;
-        ``why_not``: why these two are not there."""
+        ``why_not``: why these two are not there.  ``entries``: the rows of these, each by itself."""
         ...
 
     def find(self, place: Position) -> str | None:
         """The range that has the entry at ``place``."""
+        ...
+
+    def find_request(self, request_id: str) -> dict[str, Any] | None:
+        """``id`` of the newest range that has a request of this id, and the ``request``."""
         ...
 
 
@@ -84,17 +100,24 @@ class LostWrites:
             }
 
     async def here(self, params: dict[str, Any]) -> dict[str, Any]:
-        """This node's own: all, the one of ``id`` in full, or the one that has ``position``."""
+        """This node's own: all, the one of ``id`` in full, or the one that has ``position`` or ``request_id``;
+        ``discard`` puts one aside."""
+        if "discard" in params:
+            done = await asyncio.to_thread(self._reader.discard, str(params["discard"]))
+            self.refresh()
+            return done
         if "id" in params:
-            return await self._show_here(str(params["id"]))
+            return await self._show_here(str(params["id"]), _numbers(params.get("entries")))
+        if "request_id" in params:
+            return await asyncio.to_thread(self._reader.find_request, str(params["request_id"])) or {}
         if "position" in params:
             place = Position.parse(str(params["position"]))
             return {"id": await asyncio.to_thread(self._reader.find, place)}
-        return {"lost": await asyncio.to_thread(self._reader.ranges)}
+        return {"lost": await asyncio.to_thread(self._reader.ranges, discarded=bool(params.get("all")))}
 
-    async def everywhere(self) -> dict[str, Any]:
+    async def everywhere(self, *, discarded: bool = False) -> dict[str, Any]:
         """``{"lost": [...], "nodes": [...]}``: every range with the ``node`` that keeps it, and who was asked."""
-        answers = await self._ask_all({})
+        answers = await self._ask_all({"all": True} if discarded else {})
         lost = [
             {"node": name, **item}
             for name, answer in answers
@@ -111,9 +134,16 @@ class LostWrites:
             ],
         }
 
-    async def show(self, id: str, node: Any = None) -> dict[str, Any]:
+    async def show(self, id: str, node: Any = None, entries: Any = None) -> dict[str, Any]:
         """The range ``id``, of whichever member keeps it.  Raises ``PacelineError``."""
-        answers = await self._ask_all({"id": id}, only=node)
+        return await self._of_range(id, {"id": id} | ({} if entries is None else {"entries": entries}), node)
+
+    async def discard(self, id: str, node: Any = None) -> dict[str, Any]:
+        """A person has dealt with the range ``id``."""
+        return await self._of_range(id, {"discard": id}, node)
+
+    async def _of_range(self, id: str, params: dict[str, Any], node: Any) -> dict[str, Any]:
+        answers = await self._ask_all(params, only=node)
         if node is not None and not answers:
             raise UsageError(f"no member is called {node!r}", hint="paceline status lists the members")
         for name, answer in answers:
@@ -132,10 +162,17 @@ class LostWrites:
 
     async def where(self, place: Position) -> dict[str, str] | None:
         """Which node keeps the lost write at ``place``, and under which id."""
-        for name, answer in await self._ask_all({"position": str(place)}):
+        found, _ = await self.search({"position": str(place)})
+        return found
+
+    async def search(self, params: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+        """The first answer with an ``id``, with the ``node`` that gave it; and who could not be asked."""
+        answers = await self._ask_all(params)
+        away = [name for name, answer in answers if not isinstance(answer, dict)]
+        for name, answer in answers:
             if isinstance(answer, dict) and answer.get("id"):
-                return {"node": name, "id": answer["id"]}
-        return None
+                return {"node": name, **answer}, away
+        return None, away
 
     async def _ask_all(
         self, params: dict[str, Any], only: Any = None
@@ -157,7 +194,7 @@ class LostWrites:
             *(ask(str(m.name), m.address) for m in members if only is None or m.name == only)
         )
 
-    async def _show_here(self, id: str) -> dict[str, Any]:
+    async def _show_here(self, id: str, entries: list[int] | None) -> dict[str, Any]:
         fork = await asyncio.to_thread(self._reader.fork, id)
         node = self._process.node
         if node.quarantined or node.installing:
@@ -171,7 +208,7 @@ class LostWrites:
             return await asyncio.to_thread(self._reader.show, id, None, None, "the database is too busy now")
         try:
             history, why_not = await self._history(fork, position.index)
-            return await asyncio.to_thread(self._reader.show, id, pin, history, why_not)
+            return await asyncio.to_thread(self._reader.show, id, pin, history, why_not, entries)
         finally:
             await asyncio.to_thread(pin.close)
 
@@ -208,3 +245,11 @@ class LostWrites:
                 )
             await asyncio.sleep(0)
         return found, None
+
+
+def _numbers(value: Any) -> list[int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
+        raise UsageError("'entries' is a list of indexes")
+    return value

@@ -25,6 +25,7 @@ from paceline.runtime.asking import member_client
 from paceline.runtime.events import Subscription
 from paceline.runtime.forwarding import Forwarder
 from paceline.runtime.lost import LostWrites
+from paceline.runtime.lostwrite import lost_write
 from paceline.runtime.outcomes import outcome_of
 from paceline.runtime.settings import settings_report
 
@@ -265,10 +266,16 @@ class NodeService:
         return await self.lost.here(params)
 
     async def _lost_list(self, params: dict[str, Any]) -> dict[str, Any]:
-        return await self.lost.everywhere()
+        return await self.lost.everywhere(discarded=bool(params.get("all")))
 
     async def _lost_show(self, params: dict[str, Any]) -> dict[str, Any]:
-        return await self.lost.show(_text(params, "id"), params.get("node"))
+        return await self.lost.show(_text(params, "id"), params.get("node"), params.get("entries"))
+
+    async def _lost_discard(self, params: dict[str, Any]) -> dict[str, Any]:
+        return await self.lost.discard(_text(params, "id"), params.get("node"))
+
+    async def _lost_write(self, params: dict[str, Any]) -> dict[str, Any]:
+        return await lost_write(_text(params, "write"), self.outcome, self.query, self.lost)
 
     async def _node_remove(self, params: dict[str, Any]) -> dict[str, Any]:
         name = _text(params, "name")
@@ -399,6 +406,8 @@ _ADMIN: dict[str, Any] = {
     "lost_here": NodeService._lost_here,
     "lost_list": NodeService._lost_list,
     "lost_show": NodeService._lost_show,
+    "lost_discard": NodeService._lost_discard,
+    "lost_write": NodeService._lost_write,
 }
-_ANYWHERE = frozenset({"lost_here", "lost_list", "lost_show"})
+_ANYWHERE = frozenset({"lost_here", "lost_list", "lost_show", "lost_discard", "lost_write"})
 """Operations that every node answers by itself."""

@@ -8,6 +8,7 @@ leader and the term in its headers.  ``HttpServer`` (``http.py``) runs it.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Final
 
 import msgspec
@@ -63,6 +64,7 @@ _params_body: Final = msgspec.json.Decoder(dict[str, Any])
 
 _TAILS: Final = ("{op}", "{position}", "{id}")
 """The last part of a path that names something; see ``Request.tail``."""
+_LOST_ID: Final = re.compile(r"\d{14}-\d{14}-[0-9a-f]{16}\Z")
 _EVENT_HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
@@ -245,6 +247,8 @@ class HttpApi:
         return Response(encode_json(await self._service.admin("lost_list", {})))
 
     async def _lost_one(self, request: Request) -> Response:
+        if not _LOST_ID.match(request.tail):
+            return Response(encode_json(await self._service.admin("lost_write", {"write": request.tail})))
         params = {"id": request.tail, **{k: v for k, v in request.parameters().items() if k == "node"}}
         return Response(encode_json(await self._service.admin("lost_show", params)))
 

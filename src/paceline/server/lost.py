@@ -15,9 +15,10 @@ from paceline.core.entry import Entry, EntryKind
 from paceline.engines.base import Pin
 from paceline.engines.sqlite.formats import page
 from paceline.engines.sqlite.requests import decode_request_list, decode_requests
-from paceline.errors import BadEntry, PacelineError, Unavailable
+from paceline.errors import BadEntry, PacelineError, Unavailable, UsageError
 from paceline.files import Files
 from paceline.ids import Index, Position
+from paceline.limits import LOST_CHECK_ENTRIES_MAX
 from paceline.log.custody import Custody, CustodyContent, CustodyItem
 from paceline.server.json_values import args_to_json
 from paceline.server.lostrows import rows_of
@@ -32,9 +33,22 @@ class LostReader:
         self._custody = Custody(files, directory)
         self._known: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
-    def ranges(self) -> list[dict[str, Any]]:
-        """Oldest range first; a damaged file is listed with its ``problem``."""
-        return [self._summary(item) for item in self._custody.list()]
+    def ranges(self, *, discarded: bool = False) -> list[dict[str, Any]]:
+        """Oldest range first; a damaged file is listed with its ``problem``.  ``discarded``: those, too."""
+        return [self._summary(item) for item in self._custody.list(discarded=discarded)]
+
+    def discard(self, id: str) -> dict[str, Any]:
+        self._custody.discard(id)
+        return {"id": id, "discarded": True}
+
+    def find_request(self, request_id: str) -> dict[str, Any] | None:
+        """The newest range that has a request of this id (as ``show`` writes it), and the request."""
+        for item in reversed(self._custody.list(discarded=True)):
+            if not item.problem and isinstance(content := self._try_load(item.id), CustodyContent):
+                for request in _requests(content):
+                    if request["request_id"] == request_id:
+                        return {"id": item.id, "request": request}
+        return None
 
     def fork(self, id: str) -> Index:
         content = self._custody.load(id)
@@ -52,7 +66,7 @@ class LostReader:
         first = content.entries[0].index
         if not _surplus(content):
             return []
-        for item in reversed(self._custody.list()):
+        for item in reversed(self._custody.list(discarded=True)):
             if item.last is None or item.problem or item.id == content.item.id:
                 continue
             if item.first_index < first and first - len(content.entries) - 1 <= item.last.index < first:
@@ -60,7 +74,7 @@ class LostReader:
         return []
 
     def find(self, place: Position) -> str | None:
-        for item in self._custody.list():
+        for item in self._custody.list(discarded=True):
             if item.problem or item.last is None or not item.first_index <= place.index <= item.last.index:
                 continue
             if any(entry.position == place for entry in self._custody.load(item.id).entries):
@@ -68,17 +82,26 @@ class LostReader:
         return None
 
     def show(
-        self, id: str, pin: Pin | None, history: Sequence[Entry] | None, why_not: str | None
+        self,
+        id: str,
+        pin: Pin | None,
+        history: Sequence[Entry] | None,
+        why_not: str | None,
+        entries: Sequence[int] | None = None,
     ) -> dict[str, Any]:
-        """``pin`` is the database now, ``history`` the log from the fork to it; ``why_not``: why they are not there."""
+        """``pin`` is the database now, ``history`` the log from the fork to it; ``why_not``: why they are not there.
+
+        ``entries``: rows of these only, of each by itself.
+        """
         content = self._custody.load(id)
+        only = None if entries is None else _chosen(content, entries)
         shape = self._summary(content.item)
         shape["requests"] = _requests(content)
         shape["positions"] = [str(entry.position) for entry in content.entries]
         tables, problem = None, why_not
         if pin is not None and history is not None:
             try:
-                tables, ids = rows_of(content.entries, pin, history, self._below(content))
+                tables, ids = rows_of(content.entries, pin, history, self._below(content), only)
                 shape["requests"] = _named(shape["requests"], ids)
             except PacelineError as error:
                 problem = error.message
@@ -88,6 +111,8 @@ class LostReader:
 
     def _summary(self, item: CustodyItem) -> dict[str, Any]:
         known = self._known.get(item.id)
+        if known is not None and known["discarded"] != item.discarded:
+            known = self._known[item.id] = known | {"discarded": item.discarded}
         if known is None:
             known = _summary(item, None if item.problem else self._try_load(item.id))
             if not known["problem"]:
@@ -101,6 +126,20 @@ class LostReader:
             return self._custody.load(id)
         except BadEntry as error:
             return error.message
+
+
+def _chosen(content: CustodyContent, entries: Sequence[int]) -> frozenset[int]:
+    if _surplus(content):
+        raise UsageError(
+            "these entries were never logged, so their rows cannot be told apart",
+            hint="leave out --request to look at all of them",
+        )
+    if len(set(entries)) > LOST_CHECK_ENTRIES_MAX:
+        raise UsageError(
+            f"rows of at most {LOST_CHECK_ENTRIES_MAX} entries at a time are computed one by one",
+            hint="choose fewer requests, or leave out --request to look at the whole range",
+        )
+    return frozenset(entries)
 
 
 def _surplus(content: CustodyContent) -> bool:
@@ -122,6 +161,7 @@ def _summary(item: CustodyItem, content: CustodyContent | str | None) -> dict[st
         "requests": None,
         "acknowledged": None,
         "problem": item.problem or None,
+        "discarded": item.discarded,
     }
     if isinstance(content, str):
         shape["problem"] = content

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final
 
 import apsw
-import msgspec
 
 from paceline.core.entry import Entry, EntryKind
 from paceline.engines.base import Pin
-from paceline.engines.sqlite.dedup import REQUESTS_TABLE
+from paceline.engines.sqlite.dedup import REQUESTS_TABLE, remembered_ids
 from paceline.engines.sqlite.formats import page
 from paceline.engines.sqlite.formats.page import PageDelta
 from paceline.engines.sqlite.pagesource import page_hash
@@ -39,11 +38,16 @@ _CHANGES: Final = (EntryKind.TXN, EntryKind.TXN_PART)
 
 
 def rows_of(
-    lost: Sequence[Entry], pin: Pin, history: Sequence[Entry], below: Sequence[Entry] = ()
+    lost: Sequence[Entry],
+    pin: Pin,
+    history: Sequence[Entry],
+    below: Sequence[Entry] = (),
+    only: Collection[int] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[int, list[bytes]]]:
     """One dict for each table that differs; and the request ids that were applied, by the first index of their
     transaction.  ``history`` may begin earlier than the fork, and ``below`` are other lost entries that these stand on:
-    the place where the hashes fit is looked for.  Raises ``TooLarge``, ``Unavailable``."""
+    the place where the hashes fit is looked for.  ``only``: what these entries of ``lost`` changed, each by itself
+    (``index`` says which).  Raises ``TooLarge``, ``Unavailable``."""
     size = pin.unit_bytes
     if pin.unit_count * size > LOST_DATABASE_BYTES_MAX:
         raise TooLarge(
@@ -57,11 +61,31 @@ def rows_of(
         before, after = os.path.join(directory, "before.db"), os.path.join(directory, "after.db")
         if not changes:
             return [], {}
+        if only is not None:
+            return list(_one_by_one(image, lost, only, before, after)), {}
         image.write(before)
         for delta in changes:
             image.redo(delta)
         image.write(after)
         return _compare(before, after), _applied_ids(before, after)
+
+
+def _one_by_one(
+    image: _Image, lost: Sequence[Entry], only: Collection[int], before: str, after: str
+) -> Iterator[dict[str, Any]]:
+    parts: list[Entry] = []
+    for entry in lost:
+        parts.append(entry)
+        if entry.kind is EntryKind.TXN_PART:
+            continue
+        if entry.index in only:
+            image.write(before)
+        for delta in _deltas(parts):
+            image.redo(delta)
+        if entry.index in only:
+            image.write(after)
+            yield from ({"index": int(entry.index), **table} for table in _compare(before, after))
+        parts.clear()
 
 
 def _deltas(entries: Sequence[Entry]) -> list[PageDelta]:
@@ -179,11 +203,6 @@ def _applied_ids(before: str, after: str) -> dict[int, list[bytes]]:
     return found
 
 
-def remembered_ids(body: bytes) -> list[bytes]:
-    """Request ids in a row of the engine's memory: msgpack ``[[id, results | nil], ...]``."""
-    return [bytes(identity) for identity, _ in msgspec.msgpack.decode(body)]
-
-
 def _tables(connection: apsw.Connection, schema: str, *, ours: bool = False) -> dict[str, str]:
     query = (
         f"SELECT name, sql FROM {schema}.sqlite_schema WHERE type = 'table' AND rootpage > 0 "
@@ -215,21 +234,24 @@ def _table(connection: apsw.Connection, name: str, old: str | None, new: str | N
         rows = list(connection.execute(f"SELECT * FROM {only}.{_quoted(name)} LIMIT {LOST_ROWS_MAX + 1}"))
         shown = [list(row) for row in rows[:LOST_ROWS_MAX]]
         changes = [
-            {"before": row, "after": None} if new is None else {"before": None, "after": row} for row in shown
+            {"key": None, "before": row, "after": None}
+            if new is None
+            else {"key": None, "before": None, "after": row}
+            for row in shown
         ]
-        return _shape(name, columns, changes, len(rows) > LOST_ROWS_MAX) | {
+        return _shape(name, [], columns, changes, len(rows) > LOST_ROWS_MAX) | {
             "schema": {"before": old, "after": new}
         }
     key, columns = _columns(connection, "main", name)
     if old != new and _columns(connection, "after", name) != (key, columns):
-        return _shape(name, columns, [], False) | {"schema": {"before": old, "after": new}}
+        return _shape(name, [], columns, [], False) | {"schema": {"before": old, "after": new}}
     gone, came = (dict(_difference(connection, name, key, columns, *way)) for way in _WAYS)
     keys = list(dict.fromkeys([*gone, *came]))
     if not keys and old == new:
         return None
-    changes = [{"before": gone.get(k), "after": came.get(k)} for k in keys[:LOST_ROWS_MAX]]
+    changes = [{"key": list(k), "before": gone.get(k), "after": came.get(k)} for k in keys[:LOST_ROWS_MAX]]
     more = len(keys) > LOST_ROWS_MAX
-    shape = _shape(name, columns, changes, more)
+    shape = _shape(name, key, columns, changes, more)
     return shape | {"schema": {"before": old, "after": new}} if old != new else shape
 
 
@@ -254,9 +276,11 @@ def _difference(
         yield tuple(row[: len(key)]), list(row[len(key) :])
 
 
-def _shape(name: str, columns: list[str], changes: list[dict[str, Any]], more: bool) -> dict[str, Any]:
+def _shape(
+    name: str, key: list[str], columns: list[str], changes: list[dict[str, Any]], more: bool
+) -> dict[str, Any]:
     for change in changes:
-        for side in ("before", "after"):
+        for side in ("key", "before", "after"):
             if change[side] is not None:
                 change[side] = rows_to_json([change[side]])[0]
-    return {"table": name, "columns": columns, "changes": changes, "more": more}
+    return {"table": name, "key": key, "columns": columns, "changes": changes, "more": more}

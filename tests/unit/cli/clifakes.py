@@ -126,7 +126,11 @@ class FakeClient:
         return QueryResult(columns, [None] * len(columns), rows, POSITION, "n1", 1, "n2")
 
     def execute(
-        self, statements: Any, durability: str | None = None, timeout_ms: int | None = None
+        self,
+        statements: Any,
+        durability: str | None = None,
+        timeout_ms: int | None = None,
+        request_id: bytes | None = None,
     ) -> ExecuteResult:
         self._call("execute", list(statements), durability, timeout_ms)
         columns, rows = self.returning or (None, None)

@@ -103,3 +103,36 @@ def test_kept_again_after_a_kill_is_durable() -> None:
 def test_unknown_id_is_a_usage_error(id: str) -> None:
     with pytest.raises(UsageError):
         kept()[1].load(id)
+
+
+def test_discarded_range_is_out_of_sight_and_still_there() -> None:
+    _, custody, id, entries = kept()
+    custody.discard(id)
+    custody.discard(id)  # may be repeated
+    assert custody.list() == []
+    [item] = custody.list(discarded=True)
+    assert item.discarded and item.id == id
+    content = custody.load(id)
+    assert content.entries == entries and content.item.discarded
+    with pytest.raises(UsageError, match="no lost writes"):
+        custody.discard(id.replace("5", "6", 1))
+    with pytest.raises(UsageError, match="no lost writes"):
+        custody.discard("../escape")
+
+
+def test_discarding_is_durable_and_no_crash_loses_the_range() -> None:
+    disk, custody, id, entries = kept()
+    custody.discard(id)
+    disk.crash("none")
+    after = Custody(disk.mount(), DIRECTORY)
+    assert after.list() == [] and after.load(id).entries == entries
+
+
+def test_range_that_is_lost_again_after_it_was_discarded_is_listed_again() -> None:
+    _, custody, id, entries = kept()
+    custody.discard(id)
+    custody.keep("again", entries, {}, acknowledged={}, time_us=100, term_now=Term(8))
+    [item] = custody.list(discarded=True)
+    assert not item.discarded and item.reason == "again"
+    custody.discard(id)
+    assert custody.list() == []

@@ -163,7 +163,7 @@ class FakeService:
     async def admin(self, op: str, params: dict[str, Any]) -> dict[str, Any]:
         if op == "crash":
             raise RuntimeError("a bug")
-        if op not in ("echo", "lost_list", "lost_show"):
+        if op not in ("echo", "lost_list", "lost_show", "lost_write"):
             raise UsageError(f"unknown operation {op!r}")
         return {"op": op, **params}
 

@@ -151,7 +151,10 @@ async def test_outcome_lost_writes_and_metrics_have_paths_of_their_own(node: Nod
     assert (await node.get("/api/v1/writes/POS")).json == {"outcome": "lost", "position": "POS", "node": "n1"}
     assert (await node.get("/api/v1/writes/nonsense")).status == 400
     assert (await node.get("/api/v1/lost")).json == {"op": "lost_list"}
-    assert (await node.get("/api/v1/lost/ID?node=n2")).json == {"op": "lost_show", "id": "ID", "node": "n2"}
+    id = "00000000000018-00000000000020-d9a1010dbb623221"
+    assert (await node.get(f"/api/v1/lost/{id}?node=n2")).json == {"op": "lost_show", "id": id, "node": "n2"}
+    for write in ("order-4711", "00000008-00000000000018-0ec3e549b88e19c1c06b6218130158a0", "x'00ff'"):
+        assert (await node.get(f"/api/v1/lost/{write}")).json == {"op": "lost_write", "write": write}
     metrics = await node.get("/metrics")
     assert metrics.status == 200 and b'paceline_ready{cluster="c1",node="n1"} 1\n' in metrics.body
     assert (await node.post("/api/v1/writes/POS")).status == 405

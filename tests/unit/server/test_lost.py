@@ -46,20 +46,20 @@ def test_rows_are_inserted_changed_and_deleted(tmp_path: Path) -> None:
     assert found.keys() == {"t", "w"}, "what did not change, and our own tables, are not shown"
     changes = {next(iter(c["before"] or c["after"])): c for c in found["t"]["changes"]}
     assert found["t"]["columns"] == ["id", "x", "b"] and not found["t"]["more"]
-    assert changes[9] == {"before": None, "after": [9, "nine", 1.5]}
+    assert changes[9] == {"key": [9], "before": None, "after": [9, "nine", 1.5]}
     assert changes[2]["before"][1] == "two" and changes[2]["after"][1] == "TWO", (
         "the case counts in any collation"
     )
     assert changes[2]["before"][2] == {"base64": "AP8="}
     assert changes[3]["after"] is None
-    assert found["w"]["changes"] == [{"before": ["b", 2], "after": ["b", 7]}]
+    assert found["w"]["changes"] == [{"key": ["b"], "before": ["b", 2], "after": ["b", 7]}]
 
 
 def test_tables_that_came_and_went_show_their_schema_and_rows(tmp_path: Path) -> None:
     found = compare(tmp_path, "CREATE TABLE new(a, b); INSERT INTO new VALUES (1, 2); DROP TABLE gone;")
     assert found["new"]["schema"] == {"before": None, "after": "CREATE TABLE new(a, b)"}
-    assert found["new"]["changes"] == [{"before": None, "after": [1, 2]}]
-    assert found["gone"]["changes"] == [{"before": ["last"], "after": None}]
+    assert found["new"]["changes"] == [{"key": None, "before": None, "after": [1, 2]}]
+    assert found["gone"]["changes"] == [{"key": None, "before": ["last"], "after": None}]
 
 
 def test_a_changed_schema_is_said_instead_of_compared(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from paceline.errors import Corruption
 from paceline.ids import Index
 from paceline.limits import DEDUP_COUNT, DEDUP_RESULT_BYTES_MAX, DEDUP_SECONDS
 
-__all__ = ["REQUESTS_TABLE", "Dedup"]
+__all__ = ["FIND_SQL", "REQUESTS_TABLE", "Dedup", "remembered_ids"]
 
 REQUESTS_TABLE: Final = "_paceline_requests"
 FORGET_ROWS_MAX: Final = 4
@@ -47,6 +47,15 @@ _Body = list[tuple[bytes, bytes | None]]
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_body: Final = msgspec.msgpack.Decoder(_Body).decode
 _decode_results: Final = msgspec.msgpack.Decoder(list[dict[str, Any]]).decode
+
+
+FIND_SQL: Final = f"SELECT first_index, body FROM {REQUESTS_TABLE} WHERE instr(body, ?1) > 0"
+"""Rows that may have a request id; ``remembered_ids`` tells."""
+
+
+def remembered_ids(body: bytes) -> list[bytes]:
+    """Request ids in one row's body."""
+    return [bytes(identity) for identity, _ in msgspec.msgpack.decode(body)]
 
 
 class _Row(msgspec.Struct, gc=False):

@@ -37,8 +37,9 @@ fmt: $(VENV)/.dev ## format the code and apply the linter's safe fixes
 coverage: $(VENV)/.dev ## branch coverage of the fast tests, report in htmlcov/
 	$(PY) -m pytest -n 2 -m "not slow" --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
 
-bench: $(VENV)/.dev ## writes, memory, join and failover on loopback clusters; one JSON line per measurement
+bench: $(VENV)/.dev ## writes, durability, memory, join and failover on loopback clusters; one JSON line per measurement
 	@$(PY) -m bench.writes $(BENCH_ARGS)
+	@$(PY) -m bench.durability
 	@$(PY) -m bench.memory
 	@$(PY) -m bench.join
 	@$(PY) -m bench.failover

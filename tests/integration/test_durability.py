@@ -79,6 +79,18 @@ def test_after_all_a_local_read_may_be_stale_and_after_all_applied_never(make_cl
             assert reader.query(COUNT).rows == [[number]]
 
 
+def test_first_passes_on_to_the_next_node_when_one_is_silent(make_cluster: MakeCluster) -> None:
+    """One write, and nothing else that moves: only time tells that n2 does not answer."""
+    cluster = make_cluster()
+    cluster.start()
+    make_table(cluster)
+    with cluster["n2"].paused():
+        began = time.monotonic()
+        receipt = write(cluster["n1"], "first 1 (n2, n3)", timeout_ms=10_000)
+        assert time.monotonic() - began < 5
+        assert set(receipt.durable_on) == {"n1", "n3"} and receipt.durability == "first 1 (n2, n3)"
+
+
 def test_fail_refuses_before_anything_happens(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(unreached="fail")
     cluster.start()

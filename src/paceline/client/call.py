@@ -90,6 +90,8 @@ class Call:
         if isinstance(error, OutcomeUnknown):
             self.in_doubt = True
             return None if self.repeatable else error
+        if type(self.message) is protocol.Admin and not isinstance(error, NotLeader):
+            return error  # an operator's action is never repeated: it may have happened in part
         if type(error) in _AGAIN or (self.in_doubt and isinstance(error, Unavailable)):
             return None
         return error

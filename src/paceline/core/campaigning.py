@@ -11,6 +11,9 @@ from paceline.ids import NodeId, Term
 
 __all__ = ["Campaigning"]
 
+_LAST_RESORT = 3
+"""So many patiences in a row without a leader until a node stands that can only hand over what its log has."""
+
 
 class Campaigning(ReplicaState):
     def campaign(self, now_ms: int, *, force: bool = False) -> None:
@@ -18,8 +21,8 @@ class Campaigning(ReplicaState):
         membership = self.membership
         if membership is None or self._leading:
             return
-        if self.health != "ok" and membership.settings.authority == "auto":
-            return  # its database could not lead
+        if self.health != "ok" and membership.settings.authority == "auto" and self._silences < _LAST_RESORT:
+            return  # its database could not lead; its log can, when nobody else's has everything
         me = membership.member(self.name)
         if me is None or me.incarnation != self.incarnation:
             return

@@ -66,6 +66,7 @@ class Replica(Campaigning, Following):
         if now_ms >= self._deadline_ms:
             self._draw_deadline(now_ms)
             self.leader_lost()
+            self._silences += 1
             self.campaign(now_ms)
 
     # -- roles --------------------------------------------------------------------
@@ -186,6 +187,7 @@ class Replica(Campaigning, Following):
             return False
         if self._state.leader != sender:
             self._save(HardState(term=self.term, voted_for=self._state.voted_for, leader=sender))
+        self._silences = 0
         if self.role is not Role.FOLLOWER or self.leader != sender:
             self._follow(sender, now_ms)
         else:

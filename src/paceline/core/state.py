@@ -69,6 +69,8 @@ class ReplicaState(ABC):
         self._quiet_since_ms = now_ms
         self._leader_gone = False
         """Its connection broke and it was not heard of since."""
+        self._silences = 0
+        """Patiences that ended in a row without word of a leader."""
         self._deadline_ms = now_ms
         self._luck = 0
         self._draw_deadline(now_ms)

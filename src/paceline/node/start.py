@@ -184,6 +184,13 @@ def open_node(
 
 
 def _history(anchor: Anchor, log: Log) -> History:
+    """The memberships that the anchor and the log tell; raises ``Corruption`` when the log ends too early."""
+    if anchor.memberships and anchor.memberships[-1][0] > log.last.index:
+        raise Corruption(
+            f"the log ends at {log.last.short}, but this node had entry {anchor.memberships[-1][0]} durably: "
+            "part of it is missing",
+            hint="restore the log's files, or move the data directory away and let the node join again from its peers",
+        )
     items = [(Index(index), membership) for index, membership in anchor.memberships]
     known = items[-1][0] if items else Index(0)
     for number in range(log.base.index + 1, log.last.index + 1):

@@ -134,6 +134,7 @@ class Switching:
 
     def tick(self, now_ms: int) -> None:
         self._leave_a_full_disk(now_ms)
+        self._hand_over_only(now_ms)
         handed_over_ms = self._handed_over_ms
         if self._target is not None and handed_over_ms is not None and now_ms > handed_over_ms + _ELECTION_MS:
             self._end(
@@ -151,6 +152,17 @@ class Switching:
         self._next_try_ms = now_ms + _FULL_DISK_RETRY_MS
         if membership is not None and membership.settings.authority == "auto" and len(membership.voters) > 1:
             self.start(None, _FULL_DISK_RETRY_MS, lambda _: None)
+
+    def _hand_over_only(self, now_ms: int) -> None:
+        """A leader whose database cannot lead was elected for its log alone: to give it to somebody who can."""
+        node, replica = self._node, self._node.replica
+        if not (node.quarantined and node.leads_or_will) or now_ms < self._next_try_ms:
+            return
+        fit = [p for p in replica.followers.values() if self._why_not(p) is None and self._caught_up(p)]
+        if fit:
+            self._next_try_ms = now_ms + _ELECTION_MS
+            replica.hand_over(max(fit, key=lambda p: p.applied).name)
+            node.drain()
 
     def role_changed(self) -> None:
         """This node's role or its leader changed: that may be what was waited for."""

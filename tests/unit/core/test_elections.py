@@ -156,6 +156,29 @@ def test_node_whose_database_is_not_fit_does_not_campaign() -> None:
     assert not node.take().after_hard_state and node.role is Role.FOLLOWER
 
 
+def test_node_that_is_not_fit_stands_as_a_last_resort_for_its_log() -> None:
+    """Its log may be the only one that has everything; it will hand over."""
+    node = replica("n2", membership("n1", "n2", "n3", authority="auto", leader=None))
+    node.health = "quarantined: a page differs"
+    now_ms, asked = 0, []
+    for _ in range(3):
+        now_ms += 5_000
+        node.tick(now_ms, 0)
+        asked.append(bool(node.take().after_hard_state))
+    assert asked == [False, False, True]
+
+
+def test_word_of_a_leader_makes_the_last_resort_unnecessary() -> None:
+    node = replica("n2", membership("n1", "n2", "n3", authority="auto", leader=None))
+    node.health = "quarantined: a page differs"
+    for now_ms in (5_000, 10_000):
+        node.tick(now_ms, 0)
+    node.receive(N1, Heartbeat(Term(1), Index(0), 1), 10_001)
+    node.take()
+    node.tick(20_000, 0)
+    assert node.role is Role.FOLLOWER and not node.take().after_hard_state
+
+
 # -- linearizable reads ------------------------------------------------------------------------
 
 

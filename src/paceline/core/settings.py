@@ -13,7 +13,7 @@ from paceline.errors import UsageError
 from paceline.ids import NodeId
 from paceline.limits import DEGRADE_AFTER_MS_MAX, DEGRADE_AFTER_MS_MIN, ID_GAP_MAX
 
-__all__ = ["CHANGEABLE", "POLICIES", "changed_settings", "levels_of", "refused_without"]
+__all__ = ["CHANGEABLE", "POLICIES", "changed_settings", "levels_of", "out_of_reach"]
 
 POLICIES: Final = ("wait", "fail", "degrade")
 CHANGEABLE: Final = ("durability", "unreached", "degrade_after_ms", "id_gap")
@@ -73,9 +73,9 @@ def _durability(membership: Membership, value: object) -> str:
     return str(level)
 
 
-def refused_without(remaining: Membership) -> str | None:
-    """Why the cluster's own durability would be out of reach for good with these members left, or None."""
-    return _impossible(remaining, parse_durability(remaining.settings.durability))
+def out_of_reach(membership: Membership) -> str | None:
+    """Why the cluster's own durability could never be reached with exactly these members, or None."""
+    return _impossible(membership, parse_durability(membership.settings.durability))
 
 
 def _impossible(membership: Membership, level: Durability) -> str | None:

@@ -16,7 +16,7 @@ import msgspec
 from paceline.core.durability import parse_durability
 from paceline.core.membership import Member, Membership
 from paceline.core.progress import Sending
-from paceline.core.settings import changed_settings, refused_without
+from paceline.core.settings import changed_settings, out_of_reach
 from paceline.errors import NotLeader, PacelineError, Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Members:
                 f"{name} leads the cluster", hint="only a follower can be removed; move the leadership first"
             )
         remaining = membership.without(name)
-        if (why := refused_without(remaining)) is not None:
+        if (why := out_of_reach(remaining)) is not None:
             raise UsageError(why, hint="first choose another one: paceline cluster set durability=quorum")
         self._change(remaining)
 

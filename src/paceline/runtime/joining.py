@@ -24,6 +24,7 @@ import msgspec
 
 from paceline.config.shape import NodeConfig
 from paceline.core.membership import Member, Membership, Settings
+from paceline.core.settings import out_of_reach
 from paceline.errors import PacelineError, Unavailable, UsageError, from_wire
 from paceline.ids import GENESIS, DatabasePosition, Index, NodeId, Position, Term
 from paceline.node.start import create_state
@@ -82,6 +83,7 @@ async def found(config: NodeConfig, directory: DataDirectory, engines: Engines, 
         ),
         forming=tuple(sorted(m.name for m in config.members if m.name != config.name)),
     )
+    _check_durability(config, membership)
     create_state(
         directory.files,
         directory.paths,
@@ -92,6 +94,30 @@ async def found(config: NodeConfig, directory: DataDirectory, engines: Engines, 
         segment_bytes=config.settings.segment_bytes,
     )
     directory.joined(cluster)
+
+
+def _check_durability(config: NodeConfig, founded: Membership) -> None:
+    """Founders that could never reach their own default would refuse every write; raises ``UsageError``.
+
+    A cluster of one is let alone: it is founded to grow.
+    """
+    if len(config.members) < 2:
+        return
+    for member in config.members:
+        if member.name != config.name:
+            other = Member(
+                name=member.name,
+                incarnation="",
+                address=member.listen,
+                http=member.http,
+                peer=member.peer,
+                voter=True,
+            )
+            founded = founded.with_member(other)
+    if (why := out_of_reach(founded)) is not None:
+        raise UsageError(
+            f"settings.durability: {why}", hint="choose one that these founders can reach, quorum for example"
+        )
 
 
 async def _somebody_with_a_cluster(config: NodeConfig, hello: Hello) -> Welcome | None:

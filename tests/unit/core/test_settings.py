@@ -9,7 +9,7 @@ import pytest
 from coretools import membership
 
 from paceline.core.membership import Membership
-from paceline.core.settings import changed_settings, levels_of, refused_without
+from paceline.core.settings import changed_settings, levels_of, out_of_reach
 from paceline.errors import UsageError
 from paceline.ids import NodeId
 
@@ -67,9 +67,9 @@ def test_a_designated_leader_does_not_follow_itself() -> None:
 
 
 def test_members_that_the_default_needs_cannot_be_removed() -> None:
-    assert refused_without(cluster("n1", "n2", "n3", durability="any 2")) is None
-    assert "needs 2 followers" in str(refused_without(cluster("n1", "n2", durability="any 2")))
-    assert refused_without(cluster("n1", durability="all")) is None
+    assert out_of_reach(cluster("n1", "n2", "n3", durability="any 2")) is None
+    assert "needs 2 followers" in str(out_of_reach(cluster("n1", "n2", durability="any 2")))
+    assert out_of_reach(cluster("n1", durability="all")) is None
 
 
 def test_every_kind_of_level_of_the_cluster_is_listed() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from paceline.config.shape import Member as Founder
 from paceline.config.shape import NodeConfig
+from paceline.config.shape import Settings as ConfigSettings
 from paceline.core.membership import Member, Membership, Settings
 from paceline.errors import UsageError
 from paceline.ids import NodeId
@@ -150,3 +152,28 @@ async def test_a_wiped_founder_joins_and_a_wiped_designated_leader_is_refused(
         UsageError, match=r"already belongs to cluster cccccccc, but n1's data directory .* is empty"
     ):
         await joining.found(config(authority="designated"), directory, engines, hello())
+
+
+@pytest.mark.parametrize(
+    ("level", "authority", "says"),
+    [
+        ("any 5", "auto", "needs 5 followers, the cluster has 2"),
+        ("first 1 (n2)", "auto", "when n2 leads"),
+        ("first 1 (n2)", "designated", None),
+        ("all+applied", "auto", None),
+    ],
+)
+def test_founders_that_can_never_reach_their_default_are_refused(
+    level: str, authority: str, says: str | None
+) -> None:
+    chosen = config(settings=ConfigSettings(durability=level))
+    leader = NodeId("n1") if authority == "designated" else None
+    settings = Settings(authority=authority, leader=leader, durability=level)
+    alone = msgspec.structs.replace(membership("n1"), settings=settings)
+    if says is None:
+        joining._check_durability(chosen, alone)
+    else:
+        with pytest.raises(UsageError, match=says):
+            joining._check_durability(chosen, alone)
+    one = config(names=("n1",), settings=ConfigSettings(durability=level))
+    joining._check_durability(one, alone)

@@ -15,6 +15,7 @@
     │   └── TooLarge               over a limit of ``limits.py``
     ├── OutcomeUnknown             the write may or may not have happened
     ├── TokenLost                  the history of a session token is gone
+    ├── RequestExpired             a repeated request is older than the memory of request ids
     ├── ProtocolError              bytes from a peer or client that are not the protocol
     ├── AppendFailed               the disk failed under the database: its files are in an unknown state, end the process
     └── Corruption                 bytes on disk or wire that fail their checks
@@ -48,6 +49,7 @@ __all__ = [
     "PacelineError",
     "ProtocolError",
     "Rejected",
+    "RequestExpired",
     "SqlError",
     "TimedOut",
     "TokenLost",
@@ -150,6 +152,12 @@ class OutcomeUnknown(PacelineError):
 
 
 class TokenLost(PacelineError):
+    http_status = 409
+
+
+class RequestExpired(PacelineError):
+    """A repeated request is older than the memory of request ids: nobody knows whether it was applied; it is not now."""
+
     http_status = 409
 
 

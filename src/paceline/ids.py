@@ -18,6 +18,7 @@ from typing import NewType
 
 __all__ = [
     "CHAIN_BYTES",
+    "COUNTED_SESSION_BYTES",
     "GENESIS",
     "ZERO_CHAIN",
     "DatabasePosition",
@@ -27,6 +28,8 @@ __all__ = [
     "Slot",
     "Term",
     "check_node_name",
+    "counted_id",
+    "split_counted",
 ]
 
 NodeId = NewType("NodeId", str)
@@ -38,6 +41,10 @@ Index = NewType("Index", int)
 
 CHAIN_BYTES = 16
 ZERO_CHAIN = bytes(CHAIN_BYTES)
+
+COUNTED_SESSION_BYTES = 8
+_COUNTED_MARK = b"\xff"
+_COUNTED_BYTES = 1 + COUNTED_SESSION_BYTES + 8
 
 _POSITION = re.compile(r"^(\d{8,})-(\d{14,})-([0-9a-f]{32})$")
 _NAME = re.compile(r"^[A-Za-z0-9_-]{1,40}$")
@@ -101,3 +108,17 @@ def check_node_name(name: str) -> NodeId:
     if not _NAME.match(name):
         raise ValueError(f"bad node name {name!r}: use 1-40 letters, digits, '_' or '-'")
     return NodeId(name)
+
+
+def counted_id(session: bytes, count: int) -> bytes:
+    """A request id that says which one of its session it is: 0xFF (no text begins so), 8 random bytes, a counter."""
+    assert len(session) == COUNTED_SESSION_BYTES
+    return _COUNTED_MARK + session + count.to_bytes(8, "big")
+
+
+def split_counted(request_id: bytes) -> tuple[bytes, int] | None:
+    """Session and counter of a counted id; None for any other."""
+    if len(request_id) != _COUNTED_BYTES or not request_id.startswith(_COUNTED_MARK):
+        return None
+    count = int.from_bytes(request_id[-8:], "big")
+    return (request_id[1:-8], count) if count < 2**63 else None

@@ -108,6 +108,8 @@ DEDUP_COUNT: Final = 100_000
 """Request ids remembered for exactly-once."""
 DEDUP_SECONDS: Final = 3600
 DEDUP_RESULT_BYTES_MAX: Final = 4 * KIB
+DEDUP_SESSIONS: Final = 10_000
+"""Sessions of which it is known up to where their request ids were forgotten."""
 ID_GAP: Final = 100_000
 """Ids of each AUTOINCREMENT table that a new reign leaves out (decision 0011)."""
 ID_GAP_MAX: Final = 1_000_000_000_000

@@ -20,7 +20,6 @@ be sent again, and if not, what is the honest answer?
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
@@ -37,6 +36,7 @@ from paceline.errors import (
     UsageError,
     from_wire,
 )
+from paceline.ids import COUNTED_SESSION_BYTES, counted_id
 from paceline.limits import TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX
 
 __all__ = ["Call", "RequestIds", "Statement", "execute_message", "result_of", "timeout_of"]
@@ -45,20 +45,20 @@ Args = Sequence[Value] | dict[str, Value]
 Statement = str | tuple[str] | tuple[str, Args]
 """SQL alone, or with its arguments: a sequence (``?``) or a dict (``:name``)."""
 
-_NUMBER: Final = struct.Struct(">Q")
 _AGAIN: Final = (Unavailable, NotLeader)
 """Exactly these classes: their subclasses (overloaded, stopped ...) are the application's to judge."""
 
 
 class RequestIds:
-    """Ids that no other client draws: 8 random bytes, then a counter."""
+    """Ids that no other client draws: counted ones, of a random session.  The counter lets a leader tell an id that it
+    has forgotten from one that it never saw."""
 
     def __init__(self) -> None:
-        self._session = os.urandom(8)
+        self._session = os.urandom(COUNTED_SESSION_BYTES)
         self._counter = count(1)
 
     def next(self) -> bytes:
-        return self._session + _NUMBER.pack(next(self._counter))
+        return counted_id(self._session, next(self._counter))
 
 
 class Call:

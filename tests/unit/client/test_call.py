@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from paceline.client import protocol as p
-from paceline.ids import split_counted
 from paceline.client.call import Call, RequestIds, execute_message, result_of, timeout_of
 from paceline.client.results import ExecuteResult, Receipt
 from paceline.errors import (
@@ -22,6 +21,7 @@ from paceline.errors import (
     WritesStopped,
     to_wire,
 )
+from paceline.ids import split_counted
 
 BROKEN = Unavailable("broken")
 READ = p.Query(0, "SELECT 1")

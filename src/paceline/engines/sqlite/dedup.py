@@ -11,6 +11,12 @@ A leader reads the table when its reign starts and keeps a dict beside it; the
 dict changes only when the transaction has committed.  Bounded by count and by
 age: each group removes a few old rows.  Failed requests are not remembered:
 they changed nothing and may be sent again.
+
+An id that was forgotten must not run a second time.  *Counted* ids (``ids.counted_id``, as Paceline's
+clients draw them) say which session they belong to and which one of it they are; a second table keeps, for each session, the
+highest counter that was forgotten.  A counted id that is not known and not above that is *expired*: it is
+refused.  It may never have run; nobody can tell any more.  The table keeps the
+sessions that last had ids forgotten.  Of other ids nothing is known once they are forgotten.
 """
 
 from __future__ import annotations
@@ -26,12 +32,13 @@ import msgspec
 from paceline.engines.base import StatementResult
 from paceline.engines.sqlite.control import control
 from paceline.errors import Corruption
-from paceline.ids import Index
-from paceline.limits import DEDUP_COUNT, DEDUP_RESULT_BYTES_MAX, DEDUP_SECONDS
+from paceline.ids import Index, split_counted
+from paceline.limits import DEDUP_COUNT, DEDUP_RESULT_BYTES_MAX, DEDUP_SECONDS, DEDUP_SESSIONS
 
 __all__ = ["FIND_SQL", "REQUESTS_TABLE", "Dedup", "remembered_ids"]
 
 REQUESTS_TABLE: Final = "_paceline_requests"
+SESSIONS_TABLE: Final = "_paceline_sessions"
 FORGET_ROWS_MAX: Final = 4
 """Old rows removed per group: more than it adds, few enough not to be felt."""
 
@@ -41,7 +48,14 @@ _CREATE: Final = control(
 _INSERT: Final = control(f"INSERT OR REPLACE INTO {REQUESTS_TABLE} VALUES (?, ?, ?)")
 _DELETE: Final = control(f"DELETE FROM {REQUESTS_TABLE} WHERE first_index = ?")
 _SELECT: Final = control(f"SELECT first_index, at, body FROM {REQUESTS_TABLE} ORDER BY first_index")
-_PRESENT: Final = control(f"SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '{REQUESTS_TABLE}'")
+_PRESENT: Final = control("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?")
+_CREATE_SESSIONS: Final = control(
+    f"CREATE TABLE {SESSIONS_TABLE}(session BLOB PRIMARY KEY, forgotten INTEGER NOT NULL, at INTEGER NOT NULL)"
+    " WITHOUT ROWID"
+)
+_SET_SESSION: Final = control(f"INSERT OR REPLACE INTO {SESSIONS_TABLE} VALUES (?, ?, ?)")
+_DELETE_SESSION: Final = control(f"DELETE FROM {SESSIONS_TABLE} WHERE session = ?")
+_SELECT_SESSIONS: Final = control(f"SELECT session, forgotten FROM {SESSIONS_TABLE} ORDER BY at, session")
 
 _Body = list[tuple[bytes, bytes | None]]
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -67,7 +81,7 @@ class _Row(msgspec.Struct, gc=False):
 
 
 class Dedup:
-    """The memory of one reign.  ``count_max`` and ``seconds_max`` bound it."""
+    """The memory of one reign.  ``count_max``, ``seconds_max`` and ``sessions_max`` bound it."""
 
     def __init__(
         self,
@@ -76,18 +90,27 @@ class Dedup:
         monotonic: Callable[[], float],
         count_max: int = DEDUP_COUNT,
         seconds_max: int = DEDUP_SECONDS,
+        sessions_max: int = DEDUP_SESSIONS,
     ) -> None:
         self._execute = connection.cursor().execute
         self._count_max = count_max
         self._seconds_max = seconds_max
+        self._sessions_max = sessions_max
         self._known: dict[bytes, tuple[Index, bytes | None]] = {}
         self._rows: deque[_Row] = deque()
         self._group: dict[bytes, bytes | None] = {}
         self._written: _Row | None = None
         self._forgotten = 0
-        self._present = bool(self._execute(_PRESENT).fetchall())
+        self._sessions: dict[bytes, int] = {}
+        """Session -> highest counter that was forgotten; who last had ids forgotten stands last."""
+        self._marks: dict[bytes, int] = {}
+        self._dropped: list[bytes] = []
+        self._present = bool(self._execute(_PRESENT, (REQUESTS_TABLE,)).fetchall())
         if self._present:
             self._load()
+        self._sessions_present = bool(self._execute(_PRESENT, (SESSIONS_TABLE,)).fetchall())
+        if self._sessions_present:
+            self._sessions.update(self._execute(_SELECT_SESSIONS))
         self._monotonic = monotonic
         self._reign_began = monotonic() - (self._rows[-1].at if self._rows else 0)
 
@@ -117,6 +140,13 @@ class Dedup:
             StatementResult(**item) for item in _decode_results(results)
         ]
 
+    def expired(self, request_id: bytes) -> bool:
+        """Whether an id that ``find`` does not know may have been applied and forgotten."""
+        if not self._sessions or (counted := split_counted(request_id)) is None:
+            return False
+        session, count = counted
+        return count <= self._sessions.get(session, -1)
+
     def remember(self, request_id: bytes, results: list[StatementResult]) -> None:
         """``request_id`` succeeded in the group that is running."""
         encoded = _encode(results)
@@ -127,6 +157,8 @@ class Dedup:
         self._group.clear()
         self._written = None
         self._forgotten = 0
+        self._marks = {}
+        self._dropped = []
 
     def write(self, first_index: Index) -> None:
         """Put the group's ids into its own transaction, and remove what is too old or too many."""
@@ -146,6 +178,31 @@ class Dedup:
             self._execute(_DELETE, (row.first_index,))
             excess -= len(row.ids)
             self._forgotten += 1
+            self._mark(row.ids)
+        if self._marks:
+            self._write_marks(at)
+
+    def _mark(self, forgotten: list[bytes]) -> None:
+        """These ids go: note how far their sessions are forgotten."""
+        for request_id in forgotten:
+            counted = split_counted(request_id)
+            if counted is not None:
+                session, count = counted
+                known = self._marks.get(session, self._sessions.get(session, -1))
+                self._marks[session] = max(known, count)
+
+    def _write_marks(self, at: int) -> None:
+        if not self._sessions_present:
+            self._execute(_CREATE_SESSIONS)
+        for session, count in self._marks.items():
+            self._execute(_SET_SESSION, (session, count, at))
+        fresh = sum(session not in self._sessions for session in self._marks)
+        excess = len(self._sessions) + fresh - self._sessions_max
+        if excess > 0:
+            oldest = (session for session in self._sessions if session not in self._marks)
+            self._dropped = list(islice(oldest, excess))
+            for session in self._dropped:
+                self._execute(_DELETE_SESSION, (session,))
 
     def _same_entry(self, first_index: Index) -> dict[bytes, bytes | None]:
         """What earlier transactions of the same entry remembered (requests that ran singly)."""
@@ -161,6 +218,11 @@ class Dedup:
         for _ in range(self._forgotten):
             for key in self._rows.popleft().ids:
                 self._known.pop(key, None)
+        if self._marks:
+            self._sessions_present = True
+            for session in (*self._dropped, *self._marks):
+                self._sessions.pop(session, None)
+            self._sessions.update(self._marks)
         index = self._written.first_index
         self._known.update((key, (index, results)) for key, results in self._group.items())
         if self._rows and self._rows[-1].first_index == index:

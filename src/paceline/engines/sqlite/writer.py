@@ -39,7 +39,7 @@ from paceline.engines.sqlite.results import RowCursor
 from paceline.engines.sqlite.sqlerrors import RUN_ERRORS, verdict
 from paceline.engines.sqlite.statements import Statement, Statements
 from paceline.engines.sqlite.values import check_args
-from paceline.errors import PacelineError, SqlError, TimedOut, Unavailable, UsageError
+from paceline.errors import PacelineError, RequestExpired, SqlError, TimedOut, Unavailable, UsageError
 from paceline.ids import DatabasePosition
 from paceline.limits import (
     FOREIGN_LOCK_MS_MAX,
@@ -295,6 +295,8 @@ class Writer:
             known = self._dedup.find(request_id, group.slot.index)
             if known is not None:
                 return Outcome(results=known[1], repeated_at=known[0]), False
+            if self._dedup.expired(request_id):
+                return _expired(), False
         try:
             statements = self._prepare(request)
         except PacelineError as error:
@@ -456,6 +458,16 @@ def _fill(outcomes: list[Outcome | None], error: PacelineError) -> None:
     for number, outcome in enumerate(outcomes):
         if outcome is None:
             outcomes[number] = Outcome(error=error)
+
+
+def _expired() -> Outcome:
+    return Outcome(
+        error=RequestExpired(
+            "the request id is older than what the cluster remembers: whether the write was applied is no longer known, "
+            "and it is not applied now",
+            hint="look at the data; a new write needs a new request id",
+        )
+    )
 
 
 def _bad_id(request_id: bytes) -> Outcome:

@@ -6,7 +6,8 @@ import pytest
 from exec_support import Leader, many, one
 
 from paceline.engines.sqlite.dedup import FORGET_ROWS_MAX, Dedup
-from paceline.errors import SqlError, UsageError
+from paceline.errors import RequestExpired, SqlError, UsageError
+from paceline.ids import counted_id
 
 
 @pytest.fixture
@@ -148,3 +149,84 @@ def test_memory_is_bounded_by_age_a_few_rows_at_a_time(leader: Leader) -> None:
     assert len(leader.writer._dedup) == 10 + 1 - FORGET_ROWS_MAX
     (again,) = leader.ok(add(101, b"new"))
     assert again.repeated_at is not None
+
+
+# -- what was forgotten does not run a second time ------------------------------------
+
+
+def counted(count: int, session: bytes = b"session1") -> bytes:
+    return counted_id(session, count)
+
+
+def test_forgotten_id_of_a_session_is_refused_and_runs_nothing(leader: Leader) -> None:
+    limit(leader, count_max=5)
+    for value in range(10):
+        leader.ok(add(value, counted(value)))
+    known, expired = leader.run(add(100, counted(9)), add(101, counted(0)))
+    assert known.repeated_at is not None
+    assert isinstance(expired.error, RequestExpired) and expired.error.hint
+    assert leader.rows("SELECT count(*) FROM t WHERE a >= 100") == [[0]]
+    (fresh,) = leader.ok(add(102, counted(10)))
+    assert fresh.repeated_at is None, "the session goes on"
+
+
+def test_forgotten_ids_stay_refused_in_later_reigns(leader: Leader) -> None:
+    limit(leader, seconds_max=60)
+    leader.ok(add(1, counted(1)), add(2, counted(7, b"session2")))
+    leader.time_s += 61
+    leader.ok(add(3, counted(2)))
+    leader.reign_again()
+    first, other, early, last = leader.run(
+        add(4, counted(1)),
+        add(5, counted(7, b"session2")),
+        add(6, counted(6, b"session2")),
+        add(7, counted(2)),
+    )
+    assert all(isinstance(outcome.error, RequestExpired) for outcome in (first, other, early))
+    assert last.repeated_at is not None
+    assert leader.rows("SELECT a FROM t") == [[1], [2], [3]]
+
+
+def test_what_a_failed_commit_would_have_forgotten_is_still_known(leader: Leader) -> None:
+    limit(leader, count_max=2)
+    leader.ok(add(1, counted(1)), add(2, counted(2)))
+    bad = one("INSERT OR ROLLBACK INTO t VALUES (1)")
+    leader.run(add(3, counted(3)), bad)
+    dedup = leader.writer._dedup
+    leader.writer._auth.trusted = True
+    anew = Dedup(leader.writer.connection, monotonic=lambda: leader.time_s, count_max=2)
+    leader.writer._auth.trusted = False
+    assert (anew._sessions, anew._known.keys()) == (dedup._sessions, dedup._known.keys())
+
+
+def test_ids_of_other_forms_are_not_taken_for_counted_ones(leader: Leader) -> None:
+    """Once forgotten they run again: that is what is promised for them."""
+    limit(leader, count_max=3)
+    forms = (b"2026-11-26-00017", b"\xff" + b"x" * 15, b"x" * 17, b"\xff" * 17)
+    for value, form in enumerate(forms * 1):
+        leader.ok(add(value, form))
+    for value in range(10, 20):
+        leader.ok(add(value, b"%d" % value))
+    outcomes = leader.ok(*(add(100 + value, form) for value, form in enumerate(forms)))
+    assert [outcome.repeated_at for outcome in outcomes] == [None] * len(forms)
+
+
+def test_sessions_are_bounded_and_the_oldest_goes(leader: Leader) -> None:
+    limit(leader, count_max=1, sessions_max=3)
+    for value in range(10):
+        leader.time_s += 1
+        leader.ok(add(value, counted(1, b"session%d" % value)))
+    assert leader.rows("SELECT count(*) FROM _paceline_sessions") == [[3]]
+    assert set(leader.writer._dedup._sessions) == {b"session%d" % n for n in (6, 7, 8)}
+    leader.reign_again()
+    assert list(leader.writer._dedup._sessions) == [b"session%d" % n for n in (6, 7, 8)]
+    (refused,) = leader.run(add(100, counted(1, b"session8")))
+    assert isinstance(refused.error, RequestExpired)
+
+
+def test_user_sql_cannot_change_what_was_forgotten(leader: Leader) -> None:
+    limit(leader, count_max=1)
+    leader.ok(add(1, counted(1)))
+    leader.ok(add(2, counted(2)))
+    (outcome,) = leader.run(one("DELETE FROM _paceline_sessions"))
+    assert outcome.error is not None

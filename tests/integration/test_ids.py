@@ -11,6 +11,7 @@ import pytest
 from cluster import Node, eventually
 from conftest import MakeCluster
 from test_rewind import elected
+from test_switch import switch
 
 from paceline.errors import PacelineError
 
@@ -88,4 +89,10 @@ def test_ids_of_lost_writes_are_not_given_again(make_cluster: MakeCluster) -> No
                 assert ledger.known[table, int(id)] == body, (node.name, table, id)
     told = ids_told(cluster.leader)
     assert told == {"early": False, "orders": False, "plain": True}
+    with cluster.client() as client:
+        client.admin("settings", id_gap=7)
+        last = int(cluster.leader.query("SELECT max(seq) FROM sqlite_sequence WHERE name = 'orders'")[0][0])
+        switch(cluster, next(node for node in cluster.nodes.values() if node is not cluster.leader))
+        done = client.execute("INSERT INTO orders (body) VALUES ('set')")
+        assert done.results and done.results[0].last_insert_rowid == last + 8
     cluster.assert_equal()

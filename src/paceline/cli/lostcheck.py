@@ -63,6 +63,7 @@ def check(database: Client, shape: dict[str, Any]) -> dict[str, Any]:
         "tables": tables,
         "counts": counts,
         "conflicts": sum(counts[verdict] for verdict in _CONFLICTS),
+        "complete": shape["rows"] is not None and not any(table["more"] for table in tables),
         "rows_problem": shape["rows_problem"],
     }
 

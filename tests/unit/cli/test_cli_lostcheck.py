@@ -176,6 +176,34 @@ def test_check_tells_conflicts_by_its_exit_code(lost: FakeClient) -> None:
     assert ("admin", "lost_show", {"id": ID, "node": "n2", "entries": [18]}) in lost.calls
 
 
+@pytest.mark.parametrize("changes", [{"rows": None, "rows_problem": "too large"}, {"more": True}])
+def test_check_that_is_not_complete_is_no_success(lost: FakeClient, changes: dict[str, Any]) -> None:
+    lost.rows = (["rowid", "id", "x"], [])
+    whole = lost.admin_answers["lost_show"][0]
+    if "more" in changes:
+        whole["rows"][0]["more"] = True
+    else:
+        whole |= changes
+    result = run(["lost", "check", "18"])
+    assert result.exit_code == 1 and ("too large" in result.output or "more rows" in result.output)
+
+
+def test_ids_tells_tables_whose_ids_may_come_again(fake: FakeClient) -> None:
+    fake.rows = (
+        ["name", "sql", "keys"],
+        [
+            ["plain", "CREATE TABLE plain(id INTEGER PRIMARY KEY)", "integer"],
+            ["safe", "CREATE TABLE safe(id INTEGER PRIMARY KEY AUTOINCREMENT)", "integer"],
+            ["text", "CREATE TABLE text(id TEXT PRIMARY KEY)", "text"],
+        ],
+    )
+    output = run(["lost", "ids"]).output
+    assert "plain: ids of lost writes may come again" in output and "safe: never again" in output
+    assert "text" not in output
+    told = json.loads(run(["lost", "ids", "--json"]).stdout)
+    assert told == {"tables": [{"table": "plain", "reused": True}, {"table": "safe", "reused": False}]}
+
+
 def test_check_without_conflict_as_json(lost: FakeClient) -> None:
     lost.rows = (["rowid", "id", "x"], [])
     result = run(["lost", "check", "18", "--json"])

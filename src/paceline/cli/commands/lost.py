@@ -132,7 +132,8 @@ def check(
     unchecked it cannot be compared; why is said
 
     Today's rows are read from the leader. Requests that shared an entry share
-    its rows. The exit code is 1 when rows are changed, gone or unchecked.
+    its rows. The exit code is 1 when rows are changed, gone or unchecked, or
+    when there are more than 100 in a table.
     """
     from paceline.cli import lostcheck
     from paceline.cli.context import open_client
@@ -153,7 +154,7 @@ def check(
     else:
         for line in lostcheck.check_lines(report):
             click.echo(line)
-    if report["conflicts"] or report["rows_problem"]:
+    if report["conflicts"] or not report["complete"]:
         raise SystemExit(1)
 
 

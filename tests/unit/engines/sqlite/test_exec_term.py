@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from engine_support import Cluster
@@ -85,6 +84,6 @@ def test_follower_reads_the_leaders_value(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("sql", ["SELECT paceline_term(1)", "SELECT PACELINE_TERM()"])
-def test_name_and_arguments_are_sqlites(make_leader: Callable[..., Leader], sql: str, tmp_path: Path) -> None:
+def test_name_and_arguments_are_sqlites(make_leader: Callable[..., Leader], sql: str) -> None:
     (outcome,) = make_leader().run(one(sql))
     assert (outcome.error is not None) == ("1" in sql)

@@ -178,6 +178,7 @@ def test_wait_ends_with_an_open_outcome_and_settings_change_while_running(make_c
         ({"durability": "sure"}, "unknown durability"),
         ({"degrade_after_ms": 1}, "from 10 to"),
         ({"unreached": "hope"}, "wait, fail, degrade"),
+        ({"op": "settings", "self": 1}, "no setting 'op'"),
     ],
 )
 def test_impossible_settings_are_refused_and_change_nothing(

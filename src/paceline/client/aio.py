@@ -165,12 +165,12 @@ class AsyncClient:
     async def ping(self) -> None:
         await self._send(self._any(), protocol.Ping(0), self._timeout_ms)
 
-    async def admin(self, op: str, **params: Any) -> dict[str, Any]:
+    async def admin(self, op: str, /, **params: Any) -> dict[str, Any]:
         """An operator's action on the leader; never repeated by itself."""
         message = protocol.Admin(0, op, params)
         return cast(dict[str, Any], await self._send(self._leader(), message, self._timeout_ms))
 
-    async def ask(self, op: str, **params: Any) -> dict[str, Any]:
+    async def ask(self, op: str, /, **params: Any) -> dict[str, Any]:
         """An operator's question to the member that this client reads from; for ops that any node answers."""
         message = protocol.Admin(0, op, params)
         return cast(dict[str, Any], await self._send(self._any(), message, self._timeout_ms))

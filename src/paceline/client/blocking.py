@@ -130,12 +130,12 @@ class Client:
     def ping(self) -> None:
         self._run(protocol.Ping(0), self._timeout_ms, leader=False)
 
-    def admin(self, op: str, **params: Any) -> dict[str, Any]:
+    def admin(self, op: str, /, **params: Any) -> dict[str, Any]:
         """An operator's action on the leader; never repeated by itself."""
         message = protocol.Admin(0, op, params)
         return cast(dict[str, Any], self._run(message, self._timeout_ms, leader=True))
 
-    def ask(self, op: str, **params: Any) -> dict[str, Any]:
+    def ask(self, op: str, /, **params: Any) -> dict[str, Any]:
         """An operator's question to the member that this client reads from; for ops that any node answers."""
         message = protocol.Admin(0, op, params)
         return cast(dict[str, Any], self._run(message, self._timeout_ms, leader=False))

@@ -170,13 +170,12 @@ class Dedup:
         items = self._same_entry(first_index) | self._group
         self._execute(_INSERT, (first_index, at, _encode(list(items.items()))))
         self._written = _Row(first_index, at, list(items))
-        excess = len(self._known) + len(self._group) - self._count_max
-        for row in islice(self._rows, FORGET_ROWS_MAX):
-            needed = excess <= 0 and row.at >= at - self._seconds_max
+        too_many = len(self._known) + len(self._group) > self._count_max
+        for row in islice(self._rows, FORGET_ROWS_MAX):  # several at once: then the next groups need not
+            needed = not too_many and row.at >= at - self._seconds_max
             if needed or row.first_index == first_index:
                 break
             self._execute(_DELETE, (row.first_index,))
-            excess -= len(row.ids)
             self._forgotten += 1
             self._mark(row.ids)
         if self._marks:

@@ -22,7 +22,7 @@ from proxy import Proxy
 
 from paceline.client.blocking import Client
 from paceline.config.shape import Member, NodeConfig, Settings, to_toml
-from paceline.errors import PacelineError
+from paceline.errors import PacelineError, Unavailable
 from paceline.ids import NodeId
 
 __all__ = ["Cluster", "Node", "eventually", "free_ports"]
@@ -387,9 +387,11 @@ class Cluster:
         with self.leader.client() as client:
             key = client.admin("verify")["id"]
 
-            def done() -> dict[str, Any] | None:
-                report = client.admin("verify_result", id=key)
-                return report if report["done"] else None
+            def done() -> dict[str, Any]:
+                report: dict[str, Any] = client.admin("verify_result", id=key)
+                if not report["done"]:
+                    raise Unavailable(f"not all have digested: {report['nodes']}")
+                return report
 
             return eventually("all nodes have digested", done, seconds)
 

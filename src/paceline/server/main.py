@@ -31,6 +31,7 @@ from paceline.runtime.process import NodeProcess
 from paceline.runtime.service import NodeService
 from paceline.runtime.status import StatusReport
 from paceline.server.http import HttpServer
+from paceline.server.listen import listen
 from paceline.server.lost import LostReader
 from paceline.server.native import NativeServer
 
@@ -81,6 +82,11 @@ async def _serve(config: NodeConfig, on_ready: Callable[[], None] | None) -> int
         loop.add_signal_handler(number, stop.set)
     process = NodeProcess(config, _SqliteEngines(config))
     loop.set_exception_handler(partial(_callback_failed, process))
+    try:
+        _try_ports(config)
+    except BaseException:
+        await process.stop()
+        raise
     start = loop.create_task(process.start())
     stopping = loop.create_task(stop.wait())
     await asyncio.wait((start, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -95,6 +101,12 @@ async def _serve(config: NodeConfig, on_ready: Callable[[], None] | None) -> int
     finally:
         await process.stop()
     return 0
+
+
+def _try_ports(config: NodeConfig) -> None:
+    """Before this node asks to be let in: a member that cannot listen would only be in the way of the others."""
+    for address in (config.listen, config.http, config.peer):
+        listen(*split_address(address)).close()
 
 
 def _callback_failed(process: NodeProcess, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
